@@ -1,0 +1,186 @@
+"""The model directory: what serves, what describes it, and the proof that neither has changed.
+
+`model.onnx` forecasts, `model.json` describes it, `model.joblib` is the same model for scikit-learn and MLflow and is
+never read here: loading a pickle runs whatever is in it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import json
+import math
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+
+from raincast import __version__, features, stations
+
+DIRECTORY = Path(__file__).resolve().parent.parent / "model"
+DESCRIPTION, GRAPH, PIPELINE = "model.json", "model.onnx", "model.joblib"
+INPUT = "features"
+_AT_FDCWD, _RENAME_EXCHANGE = -100, 2
+
+
+class ModelError(RuntimeError):
+    """The model directory is absent, incomplete, changed, or made for other features."""
+
+
+def sha256(data: bytes) -> str:
+    """SHA-256 in hexadecimal."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def session(graph: bytes) -> onnxruntime.InferenceSession:
+    """An ONNX graph ready to run, on one thread that does not spin: forecasts are small, and cores are shared."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.log_severity_level = 3
+    return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+
+
+def run(graph: onnxruntime.InferenceSession, matrix: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Probability of rain for each row of a feature matrix, shape (rows,)."""
+    (fcst,) = graph.run(None, {INPUT: matrix})
+    return np.asarray(fcst)
+
+
+@dataclass(frozen=True)
+class Model:
+    """A loaded model: its graph and the description from model.json."""
+
+    graph: onnxruntime.InferenceSession
+    description: dict[str, Any]
+
+    @property
+    def threshold(self) -> float:
+        """Probability from which on the forecast says rain."""
+        return float(self.description["threshold"])
+
+    @property
+    def version(self) -> str:
+        """Package version and the start of the graph's SHA-256."""
+        return str(self.description["version"])
+
+    def probability_of_rain(self, matrix: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Probability of rain for each row of `features.build`, shape (rows,)."""
+        return run(self.graph, matrix)
+
+
+def load(directory: Path = DIRECTORY) -> Model:
+    """The model in a directory, after checking every file against its SHA-256.
+
+    Raises ModelError where a file is missing or changed, or where this code makes other features than it learned from.
+    """
+    description = describe(directory)
+    content = {}
+    for name, expected in description["files"].items():
+        content[name] = _content(directory / name)
+        if sha256(content[name]) != expected:
+            raise ModelError(f"{directory / name}: SHA-256 differs from the one in {DESCRIPTION}: the file was changed")
+    if tuple(description["features"]) != features.names():
+        raise ModelError(f"{directory}: learned from other features than this version of Raincast makes; train again")
+    if description["stations_sha256"] != sha256(_content(stations.PATH)):
+        raise ModelError(f"{directory}: {stations.PATH.name} has changed since the training; train again")
+    return Model(session(content[GRAPH]), description)
+
+
+def describe(directory: Path = DIRECTORY) -> dict[str, Any]:
+    """The content of model.json, checked against its own SHA-256. Raises ModelError."""
+    path = directory / DESCRIPTION
+    try:
+        description = json.loads(_content(path))
+        expected = description.pop("sha256")
+    except (ValueError, KeyError, AttributeError) as error:
+        raise ModelError(f"{path}: not a model description: {error}") from error
+    if expected != sha256(_canonical(description)):
+        raise ModelError(f"{path}: SHA-256 differs from its own: the file was changed")
+    return dict(description)
+
+
+def _content(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError as error:
+        raise ModelError(f"{path}: there is no such file; train a model with `make train`") from error
+    except OSError as error:
+        raise ModelError(f"{path}: cannot be read: {error.strerror}") from error
+
+
+def _canonical(description: dict[str, Any]) -> bytes:
+    return json.dumps(description, sort_keys=True, indent=1, allow_nan=False).encode()
+
+
+def save(
+    directory: Path,
+    description: dict[str, Any],
+    files: dict[str, bytes],
+    report: Callable[[Path, dict[str, Any]], None],
+) -> None:
+    """Write a model directory, whole or not at all: a kill at any moment leaves the old one or the new.
+
+    `files` is what the directory holds besides the description, model.onnx among it; `report` writes the report on the
+    completed description into the folder it is given.
+    """
+    directory = directory.resolve()
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    made = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", dir=directory.parent))
+    try:
+        made.chmod(0o755)
+        description = _without_nan(description) | {
+            "name": "raincast",
+            # The graph decides what is forecast: two trainings with the same outcome have the same version.
+            "version": f"{__version__}+{sha256(files[GRAPH])[:8]}",
+            "files": {name: sha256(content) for name, content in sorted(files.items())},
+            "features": list(features.names()),
+            "stations_sha256": sha256(_content(stations.PATH)),
+        }
+        for name, content in files.items():
+            _write(made / name, content)
+        _write(made / DESCRIPTION, _canonical(description | {"sha256": sha256(_canonical(description))}) + b"\n")
+        (made / "report").mkdir()
+        report(made / "report", description)
+        _swap(made, directory)
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
+
+
+def _without_nan(value: Any) -> Any:
+    """JSON has no NaN: a score that does not exist is null."""
+    if isinstance(value, dict):
+        return {name: _without_nan(part) for name, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _write(path: Path, content: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _swap(new: Path, directory: Path) -> None:
+    """Put `new` in the place of `directory`; what stood there, if anything, is then at `new`."""
+    if not directory.exists():
+        new.rename(directory)
+        return
+    exchange = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    names = os.fsencode(new), os.fsencode(directory)
+    if exchange and exchange(_AT_FDCWD, names[0], _AT_FDCWD, names[1], _RENAME_EXCHANGE) == 0:
+        return
+    # Systems that cannot exchange two names in one step: for an instant there is no model, never half a one.
+    old = new.with_name(new.name + ".old")
+    directory.rename(old)
+    new.rename(directory)
+    old.rename(new)

@@ -1,0 +1,326 @@
+"""The daily observation: its columns, units and limits, and how text becomes a table.
+
+`COLUMNS` is the one declaration. Reading, the checks before a training, the JSON Schema and the documentation follow
+from it. A table is a dict of equal-length numpy arrays: floats with NaN for missing (1.0 and 0.0 for Yes and No),
+strings for Location and wind directions ("" for missing), datetime64[D] for Date (NaT for missing).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+Table = dict[str, NDArray[Any]]
+Kind = Literal["station", "date", "number", "direction", "yes_no"]
+
+DIRECTIONS = ("N", "NNE", "NE", "ENE", "E", "ESE", "SE", "SSE", "S", "SSW", "SW", "WSW", "W", "WNW", "NW", "NNW")
+MISSING = frozenset({"", "na", "nan", "null", "none"})
+PROBLEMS_SHOWN = 5
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of the observation: its kind, unit, inclusive limits and meaning."""
+
+    name: str
+    kind: Kind
+    meaning: str
+    unit: str = ""
+    low: float = -np.inf
+    high: float = np.inf
+
+    @property
+    def limit(self) -> str:
+        """What a value has to be, in words."""
+        return {
+            "station": "a station's name of at most 64 characters",
+            "date": "a date as YYYY-MM-DD, 1900-01-01 to 2199-12-31",
+            "direction": "one of " + " ".join(DIRECTIONS),
+            "yes_no": "Yes or No",
+            "number": f"a number, {self.low:g} to {self.high:g} {self.unit}",
+        }[self.kind]
+
+
+COLUMNS = (
+    Column("Date", "date", "the day of the observation"),
+    Column("Location", "station", "the station"),
+    Column("MinTemp", "number", "lowest temperature in the 24 h to 9 am", "degC", -20, 40),
+    Column("MaxTemp", "number", "highest temperature in the 24 h from 9 am", "degC", -15, 55),
+    Column("Rainfall", "number", "rain in the 24 h to 9 am", "mm", 0, 500),
+    Column("Evaporation", "number", "class A pan evaporation in the 24 h to 9 am", "mm", 0, 150),
+    Column("Sunshine", "number", "bright sunshine in the 24 h to midnight", "h", 0, 14.5),
+    Column("WindGustDir", "direction", "direction of the strongest gust in the 24 h to midnight"),
+    Column("WindGustSpeed", "number", "speed of the strongest gust in the 24 h to midnight", "km/h", 0, 200),
+    Column("WindDir9am", "direction", "wind direction at 9 am"),
+    Column("WindDir3pm", "direction", "wind direction at 3 pm"),
+    Column("WindSpeed9am", "number", "wind speed, mean of the 10 min before 9 am", "km/h", 0, 150),
+    Column("WindSpeed3pm", "number", "wind speed, mean of the 10 min before 3 pm", "km/h", 0, 150),
+    Column("Humidity9am", "number", "relative humidity at 9 am", "%", 0, 100),
+    Column("Humidity3pm", "number", "relative humidity at 3 pm", "%", 0, 100),
+    Column("Pressure9am", "number", "pressure at mean sea level at 9 am", "hPa", 950, 1050),
+    Column("Pressure3pm", "number", "pressure at mean sea level at 3 pm", "hPa", 950, 1050),
+    Column("Cloud9am", "number", "cloud amount at 9 am (9: sky obscured)", "oktas", 0, 9),
+    Column("Cloud3pm", "number", "cloud amount at 3 pm (9: sky obscured)", "oktas", 0, 9),
+    Column("Temp9am", "number", "temperature at 9 am", "degC", -15, 50),
+    Column("Temp3pm", "number", "temperature at 3 pm", "degC", -15, 55),
+    Column("RainToday", "yes_no", "more than 1 mm of rain in the 24 h to 9 am"),
+)
+TARGET = Column("RainTomorrow", "yes_no", "more than 1 mm of rain in the 24 h from 9 am: what is forecast")
+# RISK_MM is tomorrow's rain itself. Both answers may stand in a file and are never read as a measurement.
+ANSWERS = frozenset({"RISK_MM", TARGET.name})
+NUMBERS = tuple(column.name for column in COLUMNS if column.kind == "number")
+MEASUREMENTS = tuple(column.name for column in COLUMNS if column.kind not in ("date", "station"))
+# Sunshine and the gust run to midnight, MaxTemp to 9 am the next day: at 3 pm nobody knows them.
+UNKNOWN_AT_3PM = ("MaxTemp", "Sunshine", "WindGustDir", "WindGustSpeed")
+
+
+class ObservationError(ValueError):
+    """The observations cannot be used; the message names source, row, column, value and limit."""
+
+
+class ObservationWarning(UserWarning):
+    """The observations can be used, but something in them deserves a look."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One value that breaks its limit. Rows count from 1, the header not counted."""
+
+    row: int
+    column: str
+    value: str
+    limit: str
+
+    def __str__(self) -> str:
+        return f"row {self.row}, {self.column}: {shorten(self.value)!r} is not {self.limit}"
+
+
+def shorten(text: str, length: int = 40) -> str:
+    """Text cut to a length that a message can hold."""
+    return text if len(text) <= length else text[: length - 3] + "..."
+
+
+def refuse(source: str, problems: Sequence[Problem | str], count: int | None = None) -> ObservationError:
+    """One error for all problems of a source: all counted, the first few shown."""
+    count = len(problems) if count is None else count
+    shown = "; ".join(str(problem) for problem in problems[:PROBLEMS_SHOWN])
+    more = f" (and {count - PROBLEMS_SHOWN} more)" if count > PROBLEMS_SHOWN else ""
+    return ObservationError(f"{source}: {shown}{more}" if count == 1 else f"{source}: {count} problems: {shown}{more}")
+
+
+def rows_of(table: Table) -> int:
+    """Number of rows of a table."""
+    return len(table["Location"])
+
+
+def empty(column: Column, rows: int) -> NDArray[Any]:
+    """A column with nothing but missing values."""
+    if column.kind == "date":
+        return np.full(rows, np.datetime64("NaT", "D"))
+    return np.full(rows, "") if column.kind in ("station", "direction") else np.full(rows, np.nan)
+
+
+def no_rows() -> Table:
+    """A table without observations."""
+    return {column.name: empty(column, 0) for column in COLUMNS}
+
+
+def as_known_at_3pm(table: Table) -> Table:
+    """The same observations without what cannot be known at 3 pm, at any station."""
+    rows = rows_of(table)
+    return table | {column.name: empty(column, rows) for column in COLUMNS if column.name in UNKNOWN_AT_3PM}
+
+
+def take(table: Table, rows: NDArray[Any] | slice) -> Table:
+    """The chosen rows of a table, by index, mask or slice."""
+    return {name: values[rows] for name, values in table.items()}
+
+
+def concatenate(tables: Sequence[Table]) -> Table:
+    """Tables of the same columns, one after the other."""
+    return {name: np.concatenate([table[name] for table in tables]) for name in tables[0]}
+
+
+class _Parser(dict[str, Any]):
+    """Text -> value for one column, each distinct text parsed once: columns repeat themselves."""
+
+    LARGEST = 100_000
+
+    def __init__(self, parse: Callable[[str], Any], missing: Any) -> None:
+        super().__init__()
+        self.parse, self.missing = parse, missing
+        self.wrong: set[str] = set()
+
+    def __missing__(self, text: str) -> Any:
+        stripped = text.strip()
+        try:
+            value = self.missing if stripped.lower() in MISSING else self.parse(stripped)
+        except ValueError:
+            self.wrong.add(text)
+            value = self.missing
+        if len(self) < self.LARGEST:
+            self[text] = value
+        return value
+
+
+def _number(column: Column) -> Callable[[str], float]:
+    def parse(text: str) -> float:
+        value = float(text)
+        if "_" in text or not column.low <= value <= column.high:
+            raise ValueError(text)
+        return value
+
+    return parse
+
+
+def _date(text: str) -> np.datetime64:
+    # Parquet and JSON writers put midnight behind a date.
+    match = re.fullmatch(r"((?:19|20|21)\d\d-\d\d-\d\d)(?:[T ]00:00(?::00(?:\.0+)?)?Z?)?", text, re.ASCII)
+    if not match:
+        raise ValueError(text)
+    return np.datetime64(match[1], "D")
+
+
+def _one_of(values: dict[str, Any]) -> Callable[[str], Any]:
+    def parse(text: str) -> Any:
+        try:
+            return values[text.upper()]
+        except KeyError:
+            raise ValueError(text) from None
+
+    return parse
+
+
+def _station(text: str) -> str:
+    if len(text) > 64:
+        raise ValueError(text)
+    return text
+
+
+def _parser(column: Column) -> _Parser:
+    if column.kind == "number":
+        return _Parser(_number(column), np.nan)
+    if column.kind == "date":
+        return _Parser(_date, np.datetime64("NaT", "D"))
+    if column.kind == "direction":
+        return _Parser(_one_of({name: name for name in DIRECTIONS}), "")
+    if column.kind == "yes_no":
+        return _Parser(_one_of({"YES": 1.0, "NO": 0.0}), np.nan)
+    return _Parser(_station, "")
+
+
+def check_header(source: str, header: Sequence[str], *, target: bool = False) -> list[str]:
+    """Column names of a source, checked; returns the unknown ones.
+
+    Raises ObservationError where a column stands twice, where Location, every measurement or (with `target`)
+    RainTomorrow is absent.
+    """
+    twice = sorted({name for name in header if header.count(name) > 1})
+    found = "found: " + (shorten(", ".join(header), 200) or "nothing")
+    if twice:
+        raise ObservationError(f"{source}: the column {', '.join(map(shorten, twice))} stands there more than once")
+    if "Location" not in header:
+        raise ObservationError(f"{source}: there is no column Location ({found})")
+    if not set(header) & set(MEASUREMENTS):
+        raise ObservationError(f"{source}: there is no measurement, such as {MEASUREMENTS[0]} ({found})")
+    if target and TARGET.name not in header:
+        raise ObservationError(f"{source}: there is no column {TARGET.name} to learn from ({found})")
+    known = {column.name for column in COLUMNS} | ANSWERS
+    return [name for name in header if name not in known]
+
+
+def parse_blocks(
+    source: str, blocks: Iterable[tuple[dict[str, Sequence[str]], list[Problem]]], *, target: bool = False
+) -> Table:
+    """Blocks of text columns -> one table of observations.
+
+    Each block is a dict of equal-length sequences of text, with the problems its reader saw. Columns that no block has
+    are missing throughout; only Location must be there in every row. Raises ObservationError with all problems
+    counted and the first few named.
+    """
+    columns = COLUMNS + ((TARGET,) if target else ())
+    parsers = {column.name: _parser(column) for column in columns}
+    tables: list[Table] = []
+    problems: list[Problem] = []
+    count = start = 0
+    for block, found in blocks:
+        rows = len(block["Location"])
+        table = {}
+        for column in columns:
+            if column.name not in block:
+                table[column.name] = empty(column, rows)
+                continue
+            parser, texts = parsers[column.name], block[column.name]
+            table[column.name] = _column_array(column, [parser[text] for text in texts])
+            required = column.name in ("Location", TARGET.name)
+            if parser.wrong or (required and _missing(table[column.name]).any()):
+                absent = _missing(table[column.name])
+                found += [
+                    Problem(start + row + 1, column.name, text, column.limit)
+                    for row, text in enumerate(texts)
+                    if text in parser.wrong or (required and absent[row])
+                ]
+        found.sort(key=lambda problem: problem.row)
+        count += len(found)
+        problems += found[: PROBLEMS_SHOWN - len(problems)]
+        tables.append(table)
+        start += rows
+    if count:
+        raise refuse(source, problems, count)
+    if not start:
+        raise ObservationError(f"{source}: there is a header but no observation")
+    table = concatenate(tables)
+    _refuse_repeats(source, table)
+    return table
+
+
+def _column_array(column: Column, values: list[Any]) -> NDArray[Any]:
+    if column.kind == "date":
+        return np.array(values, "datetime64[D]")
+    return np.array(values, np.str_ if column.kind in ("station", "direction") else np.float64)
+
+
+def _missing(values: NDArray[Any]) -> NDArray[np.bool_]:
+    return np.asarray(values == "" if values.dtype.kind == "U" else np.isnan(values))
+
+
+def _refuse_repeats(source: str, table: Table) -> None:
+    """One station has one observation a day. Rows without a date may repeat."""
+    dated = np.flatnonzero(~np.isnat(table["Date"]))
+    order = dated[np.lexsort((dated, table["Date"][dated], table["Location"][dated]))]
+    dates, locations = table["Date"][order], table["Location"][order]
+    again = np.flatnonzero((dates[1:] == dates[:-1]) & (locations[1:] == locations[:-1]))
+    if len(again):
+        problems = [
+            f"row {order[i + 1] + 1}, Date: {locations[i]} on {dates[i]} stands already in row {order[i] + 1},"
+            " a station has one observation a day"
+            for i in sorted(again, key=lambda i: order[i + 1])[:PROBLEMS_SHOWN]
+        ]
+        raise refuse(source, problems, len(again))
+
+
+def json_schema() -> dict[str, Any]:
+    """JSON Schema (2020-12) of one observation, with units and limits."""
+
+    def schema(column: Column) -> dict[str, Any]:
+        text = {"description": f"{column.meaning}{f' ({column.unit})' if column.unit else ''}"}
+        if column.kind == "number":
+            return text | {"type": ["number", "null"], "minimum": column.low, "maximum": column.high}
+        if column.kind == "direction":
+            return text | {"enum": [*DIRECTIONS, None]}
+        if column.kind == "yes_no":
+            return text | {"enum": ["Yes", "No", None]}
+        if column.kind == "date":
+            return text | {"type": ["string", "null"], "format": "date"}
+        return text | {"type": "string", "minLength": 1, "maxLength": 64}
+
+    return {
+        "type": "object",
+        "properties": {column.name: schema(column) for column in COLUMNS},
+        "required": ["Location"],
+    }

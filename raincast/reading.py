@@ -1,0 +1,242 @@
+"""Bytes -> text columns -> table: CSV, Parquet and JSON, plain, gzipped or zipped, from a path or standard input.
+
+The bytes decide what a file is, never its name. Every value becomes text and goes through the one parser of
+`observations`, so that a limit means the same in every format.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import json
+import re
+import shutil
+import sys
+import tempfile
+import warnings
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from itertools import islice
+from pathlib import Path
+from typing import IO, Any, cast
+
+from raincast import __version__
+from raincast.observations import (
+    COLUMNS,
+    TARGET,
+    ObservationError,
+    ObservationWarning,
+    Problem,
+    Table,
+    check_header,
+    parse_blocks,
+    shorten,
+)
+
+BLOCK_ROWS = 50_000
+# A weatherAUS line has about 120 characters; a line this long is no observation, and is not read into memory.
+LONGEST_LINE = 65_536
+STDIN = "-"
+
+Block = tuple[dict[str, Sequence[str]], list[Problem]]
+
+
+def read(source: str | Path, *, name: str | None = None, target: bool = False) -> Table:
+    """Observations from a path, or from standard input for "-".
+
+    With `target`, RainTomorrow must be in every row and becomes a column of 1.0 and 0.0. Unknown columns are ignored
+    with one ObservationWarning. `name` is what messages call the source, where it is not its path. Raises
+    ObservationError, naming file, row, column, value and limit.
+    """
+    name = name or ("standard input" if str(source) == STDIN else str(source))
+    with readable(name), _opened(source) as raw, unpacked(raw) as file:
+        start = file.peek(4)  # type: ignore[attr-defined]
+        if not start:
+            raise ObservationError(f"{name}: the file is empty")
+        if start.startswith(b"PAR1"):
+            with _on_disk(file) as path:
+                return _parquet(name, path, target=target)
+        if start.removeprefix(b"\xef\xbb\xbf").lstrip()[:1] in (b"[", b"{"):
+            return _table(name, *_json(name, file), target=target)
+        return _table(name, *_csv(name, file), target=target)
+
+
+def _table(name: str, header: Sequence[str], blocks: Iterator[Block], *, target: bool) -> Table:
+    unknown = check_header(name, header, target=target)
+    if unknown:
+        shown = ", ".join(shorten(column) for column in unknown[:5]) + (", ..." if len(unknown) > 5 else "")
+        warnings.warn(f"{name}: {len(unknown)} unknown column(s) ignored: {shown}", ObservationWarning, stacklevel=3)
+    return parse_blocks(name, blocks, target=target)
+
+
+@contextmanager
+def readable(name: str) -> Iterator[None]:
+    """Turn what the operating system and the unpackers say of a bad file into an ObservationError."""
+    try:
+        yield
+    except OSError as error:
+        reason = "not a complete gzip file" if isinstance(error, gzip.BadGzipFile) else error.strerror or str(error)
+        raise ObservationError(f"{name}: cannot be read: {reason}") from error
+    except EOFError as error:
+        raise ObservationError(f"{name}: the gzip data ends early, the file is truncated") from error
+    except (zlib.error, zipfile.BadZipFile) as error:
+        raise ObservationError(f"{name}: the compressed data is damaged: {error}") from error
+
+
+def _opened(source: str | Path) -> AbstractContextManager[IO[bytes]]:
+    if str(source) == STDIN:
+        return open(sys.stdin.fileno(), "rb", closefd=False)
+    return open(source, "rb")
+
+
+@contextmanager
+def unpacked(raw: IO[bytes]) -> Iterator[IO[bytes]]:
+    """The plain bytes of a plain, gzipped or zipped stream, buffered."""
+    start = cast(io.BufferedReader, raw).peek(4)
+    if start.startswith(b"\x1f\x8b"):
+        with gzip.open(raw) as file:
+            yield io.BufferedReader(cast(io.RawIOBase, file))
+    elif start.startswith(b"PK\x03\x04"):
+        with _seekable(raw) as whole, zipfile.ZipFile(whole) as archive:
+            members = [member for member in archive.infolist() if not member.is_dir()]
+            if len(members) != 1:
+                raise zipfile.BadZipFile(f"{len(members)} files in the zip archive, one expected")
+            with archive.open(members[0]) as member_file:
+                yield io.BufferedReader(cast(io.RawIOBase, member_file))
+    else:
+        yield raw
+
+
+@contextmanager
+def _seekable(file: IO[bytes]) -> Iterator[IO[bytes]]:
+    """A named file with the rest of a stream: some formats start reading at the end."""
+    with tempfile.NamedTemporaryFile(prefix="raincast-") as whole:
+        shutil.copyfileobj(file, whole)
+        whole.flush()
+        whole.seek(0)
+        yield cast(IO[bytes], whole)
+
+
+def _csv(name: str, file: IO[bytes]) -> tuple[list[str], Iterator[Block]]:
+    rows = csv.reader(_lines(name, file), strict=True, skipinitialspace=True)
+    records = _csv_records(name, rows)
+    header = [column.strip() for column in next(records, [])]
+    if len(header) == 1:
+        for delimiter, word in ((";", "semicolons"), ("\t", "tabs"), ("|", "bars")):
+            if delimiter in header[0]:
+                raise ObservationError(f"{name}: the columns are separated by {word}, commas are expected")
+    return header, _csv_blocks(header, records)
+
+
+def _lines(name: str, file: IO[bytes]) -> Iterator[str]:
+    for number, line in enumerate(iter(lambda: file.readline(LONGEST_LINE + 1), b""), 1):
+        if len(line) > LONGEST_LINE:
+            raise ObservationError(f"{name}: line {number} is longer than {LONGEST_LINE} bytes, no observation is")
+        if b"\0" in line:
+            raise ObservationError(f"{name}: line {number} has a zero byte, this is not a text file")
+        try:
+            yield line.decode("utf-8-sig" if number == 1 else "utf-8")
+        except UnicodeDecodeError as error:
+            byte = line[error.start]
+            raise ObservationError(
+                f"{name}: line {number} is not UTF-8: byte 0x{byte:02x} at position {error.start + 1}"
+                f" ({bytes([byte]).decode('latin-1')!r} in Latin-1); save the file as UTF-8"
+            ) from error
+
+
+def _csv_records(name: str, rows: Any) -> Iterator[list[str]]:
+    while True:
+        try:
+            row = next(rows)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            raise ObservationError(f"{name}: line {rows.line_num} is not CSV: {error}") from error
+        if row:
+            yield row
+
+
+def _csv_blocks(header: list[str], records: Iterator[list[str]]) -> Iterator[Block]:
+    width, start = len(header), 0
+    while rows := list(islice(records, BLOCK_ROWS)):
+        problems = []
+        for i, row in enumerate(rows):
+            if len(row) != width:
+                problems.append(Problem(start + i + 1, "fields", str(len(row)), f"{width}, as in the header"))
+                rows[i] = (row + [""] * width)[:width]
+        yield dict(zip(header, zip(*rows, strict=True), strict=True)), problems
+        start += len(rows)
+
+
+def _json(name: str, file: IO[bytes]) -> tuple[list[str], Iterator[Block]]:
+    """An array of records, {"observations": [records]}, or JSON Lines."""
+    try:
+        text = file.read().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ObservationError(f"{name}: the JSON is not UTF-8 at byte {error.start + 1}") from error
+    # Numbers stay the text they are, so that they meet the same parser as every other format's.
+    decoder = json.JSONDecoder(
+        parse_float=str, parse_int=str, parse_constant=str, object_pairs_hook=lambda pairs: _record(name, pairs)
+    )
+    values, position = [], len(text) - len(text.lstrip())
+    try:
+        while position < len(text):
+            value, position = decoder.raw_decode(text, position)
+            values.append(value)
+            position = re.compile(r"\s*").match(text, position).end()  # type: ignore[union-attr]
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise ObservationError(f"{name}: not valid JSON: {error}") from error
+    records = values[0] if len(values) == 1 else values
+    if isinstance(records, dict):
+        records = records.get("observations", values)
+    if not isinstance(records, list) or not all(isinstance(record, dict) for record in records):
+        raise ObservationError(f"{name}: the JSON is not a list of observations, each an object")
+    header = list(dict.fromkeys(column for record in records for column in record))
+    return header, iter([({c: [_text(record.get(c)) for record in records] for c in header}, [])])
+
+
+def _record(name: str, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    record = dict(pairs)
+    if len(record) != len(pairs):
+        check_header(name, [column for column, _ in pairs])
+    return record
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return ""
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+@contextmanager
+def _on_disk(file: IO[bytes]) -> Iterator[str]:
+    """A path for a stream: its own where it is a plain file, else a temporary copy."""
+    if isinstance(getattr(file, "raw", None), io.FileIO) and isinstance(file.name, str):
+        yield file.name
+    else:
+        with _seekable(file) as whole:
+            yield whole.name
+
+
+def _parquet(name: str, path: str, *, target: bool) -> Table:
+    # Only Parquet needs duckdb, and its import would take as long as all the rest of a forecast.
+    import duckdb  # pylint: disable=import-outside-toplevel
+
+    try:
+        with duckdb.connect() as database:
+            header = [row[0] for row in database.execute("DESCRIBE SELECT * FROM read_parquet(?)", [path]).fetchall()]
+            wanted = [column.name for column in (*COLUMNS, TARGET) if column.name in header] or header[:1]
+            names = ", ".join(f'"{column}"::VARCHAR' for column in wanted)
+            rows = database.execute(f"SELECT {names} FROM read_parquet(?)", [path])
+            return _table(name, header, _parquet_blocks(wanted, rows.fetchmany), target=target)
+    except duckdb.Error as error:
+        raise ObservationError(f"{name}: not a readable Parquet file: {shorten(str(error), 200)}") from error
+
+
+def _parquet_blocks(columns: list[str], fetch: Callable[[int], list[tuple[str | None, ...]]]) -> Iterator[Block]:
+    while rows := fetch(BLOCK_ROWS):
+        texts = ([value or "" for value in column] for column in zip(*rows, strict=True))
+        yield dict(zip(columns, texts, strict=True)), []

@@ -1,0 +1,58 @@
+"""Where training data comes from: a path or a URL, checked against the SHA-256 that the caller expects."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import tempfile
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+from raincast import __version__
+from raincast.observations import ObservationError
+from raincast.reading import readable, unpacked
+
+USER_AGENT = f"raincast/{__version__}"
+TIMEOUT_SECONDS = 60.0
+
+
+@contextmanager
+def local(source: str) -> Iterator[Path]:
+    """A path for a path or an http(s) URL; what was downloaded is gone at the end. Raises ObservationError."""
+    if not source.startswith(("http://", "https://")):
+        yield Path(source)
+        return
+    with tempfile.NamedTemporaryFile(prefix="raincast-") as file:
+        request = urllib.request.Request(source, headers={"User-Agent": USER_AGENT})
+        try:
+            with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS) as answer:
+                shutil.copyfileobj(answer, file)
+        except urllib.error.HTTPError as error:
+            raise ObservationError(f"{source}: cannot be downloaded: {error.code} {error.reason}") from error
+        except OSError as error:
+            raise ObservationError(f"{source}: cannot be downloaded: {getattr(error, 'reason', error)}") from error
+        file.flush()
+        yield Path(file.name)
+
+
+def verified_sha256(name: str, path: Path, expected: str | None) -> str:
+    """SHA-256 of a file's unpacked content, in hexadecimal.
+
+    `expected` may be that of the file as it is or of its unpacked content; ObservationError where it is neither.
+    """
+    with readable(name), path.open("rb") as raw:
+        packed = _sha256(raw)
+        raw.seek(0)
+        with unpacked(raw) as file:
+            content = _sha256(file)
+    if expected and expected.lower() not in (packed, content):
+        raise ObservationError(f"{name}: its SHA-256 is {packed} (unpacked {content}), expected was {expected}")
+    return content
+
+
+def _sha256(file: IO[bytes]) -> str:
+    return hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]

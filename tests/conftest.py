@@ -1,0 +1,61 @@
+"""What all tests share: the commands as a user calls them, the trained model, real rows."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from raincast import model
+
+ROOT = Path(__file__).resolve().parent.parent
+Command = Callable[..., "subprocess.CompletedProcess[bytes]"]
+
+
+@pytest.fixture(scope="session")
+def command(tmp_path_factory: pytest.TempPathFactory) -> Command:
+    """Run `prediction.py` or `train.py` as a process of its own, in an empty folder, without RAINCAST_* settings."""
+    folder = tmp_path_factory.mktemp("cwd")
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(("RAINCAST_", "MLFLOW_"))}
+
+    def run(script: str, *arguments: Any, stdin: bytes | None = None, **env: str) -> subprocess.CompletedProcess[bytes]:
+        call = [sys.executable, ROOT / script, *map(str, arguments)]
+        return subprocess.run(call, input=stdin, capture_output=True, cwd=folder, env=clean | env, check=False)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def trained() -> Path:
+    """The model directory that `make` trained on the bundled observations."""
+    assert (model.DIRECTORY / model.DESCRIPTION).is_file(), "no model: run `make test`, which trains it"
+    return model.DIRECTORY
+
+
+@pytest.fixture(scope="session")
+def bundled_rows() -> list[dict[str, str]]:
+    """The bundled observations as text."""
+    with gzip.open(ROOT / "data" / "observations.csv.gz", "rt", encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture(scope="session")
+def slice_csv(bundled_rows: list[dict[str, str]], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A slice to train on in seconds: the first 600 real rows of ten stations."""
+    path = tmp_path_factory.mktemp("slice") / "slice.csv"
+    names = sorted({row["Location"] for row in bundled_rows})[:10]
+    kept: list[dict[str, str]] = []
+    for name in names:
+        kept += [row for row in bundled_rows if row["Location"] == name][:600]
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, list(kept[0]))
+        writer.writeheader()
+        writer.writerows(kept)
+    return path

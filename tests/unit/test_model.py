@@ -1,0 +1,143 @@
+"""The model directory: saved whole, loaded only unchanged."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from raincast import __version__, features, model
+from raincast.model import ModelError
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(name="copy")
+def fixture_copy(trained: Path, tmp_path: Path) -> Path:
+    """A copy of the trained model directory, free to damage."""
+    return Path(shutil.copytree(trained, tmp_path / "model"))
+
+
+def _no_report(_folder: Path, _description: dict[str, Any]) -> None:
+    pass
+
+
+def _change_one_byte(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def test_a_loaded_model_forecasts_probabilities(trained: Path) -> None:
+    loaded = model.load(trained)
+    fcst = loaded.probability_of_rain(np.full((3, len(features.names())), np.nan))
+    assert fcst.shape == (3,)
+    assert ((fcst > 0) & (fcst < 1)).all()
+    assert 0 < loaded.threshold < 1
+    assert loaded.version.startswith(f"{__version__}+")
+
+
+@pytest.mark.parametrize("name", [model.GRAPH, model.PIPELINE, model.DESCRIPTION])
+def test_a_file_changed_by_one_byte_is_refused(name: str, copy: Path) -> None:
+    _change_one_byte(copy / name)
+    with pytest.raises(ModelError, match=rf"{name}: (SHA-256 differs|not a model description)"):
+        model.load(copy)
+
+
+@pytest.mark.parametrize("name", [model.GRAPH, model.PIPELINE, model.DESCRIPTION])
+def test_a_missing_file_is_refused(name: str, copy: Path) -> None:
+    (copy / name).unlink()
+    with pytest.raises(ModelError, match=f"{name}: there is no such file"):
+        model.load(copy)
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"sha256": 1}', "not json"])
+def test_a_description_that_is_none_is_refused(content: str, copy: Path) -> None:
+    (copy / model.DESCRIPTION).write_text(content)
+    with pytest.raises(ModelError, match=r"model\.json: (not a model description|SHA-256 differs from its own)"):
+        model.load(copy)
+
+
+def test_a_changed_threshold_is_refused(copy: Path) -> None:
+    path = copy / model.DESCRIPTION
+    description = json.loads(path.read_text())
+    path.write_text(json.dumps(description | {"threshold": 0.01}))
+    with pytest.raises(ModelError, match="SHA-256 differs from its own"):
+        model.load(copy)
+
+
+def test_a_model_of_other_features_is_refused(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(features, "names", lambda: ("something", "else"))
+    with pytest.raises(ModelError, match="other features than this version"):
+        model.load(trained)
+
+
+def test_a_model_of_other_stations_is_refused(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    other = tmp_path / "stations.csv"
+    other.write_text("Location,latitude,longitude,elevation_m\nAlbury,-36,147,163\n")
+    monkeypatch.setattr(model.stations, "PATH", other)
+    with pytest.raises(ModelError, match=r"stations\.csv has changed since the training"):
+        model.load(trained)
+
+
+def test_a_saved_directory_loads_and_knows_its_content(trained: Path, tmp_path: Path) -> None:
+    files = {name: (trained / name).read_bytes() for name in (model.GRAPH, model.PIPELINE)}
+    target = tmp_path / "deep" / "model"
+    model.save(target, {"threshold": 0.4, "scores": {"skill": float("nan")}}, files, _no_report)
+    loaded = model.load(target)
+    assert loaded.threshold == 0.4
+    assert loaded.description["scores"] == {"skill": None}
+    assert sorted(path.name for path in target.iterdir()) == ["model.joblib", "model.json", "model.onnx", "report"]
+
+
+def test_a_new_model_takes_the_place_of_the_old_and_leaves_nothing_behind(copy: Path) -> None:
+    before = model.load(copy)
+    files = {model.GRAPH: (copy / model.GRAPH).read_bytes()}
+    model.save(copy, {"threshold": 0.123}, files, _no_report)
+    assert model.load(copy).threshold == 0.123 != before.threshold
+    assert os.listdir(copy.parent) == ["model"]
+
+
+def test_a_failure_while_saving_leaves_the_old_model_and_nothing_else(copy: Path) -> None:
+    before = model.describe(copy)
+
+    def fails(_folder: Path, _description: dict[str, Any]) -> None:
+        raise RuntimeError("no plots today")
+
+    with pytest.raises(RuntimeError, match="no plots today"):
+        model.save(copy, {"threshold": 0.1}, {model.GRAPH: b"new"}, fails)
+    assert model.describe(copy) == before
+    assert os.listdir(copy.parent) == ["model"]
+
+
+SAVE_FOREVER = """
+import sys
+from pathlib import Path
+from raincast import model
+directory = Path(sys.argv[1])
+files = {name: (directory / name).read_bytes() for name in (model.GRAPH, model.PIPELINE)}
+print("saving", flush=True)
+number = 0
+while True:
+    number += 1
+    model.save(directory, {"threshold": number / 1e6}, files, lambda folder, description: None)
+"""
+
+
+def test_a_kill_at_any_moment_leaves_a_usable_model(copy: Path) -> None:
+    call = [sys.executable, "-c", SAVE_FOREVER, str(copy)]
+    for milliseconds in range(10, 130, 12):
+        with subprocess.Popen(call, cwd=ROOT, stdout=subprocess.PIPE) as process:
+            assert process.stdout is not None
+            assert process.stdout.readline() == b"saving\n"
+            time.sleep(milliseconds / 1000)
+            process.kill()
+        assert model.load(copy).threshold > 0

@@ -1,0 +1,59 @@
+"""Checks before a training: what cannot be learned from is refused, what is doubtful is said."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from raincast import quality, reading
+from raincast.observations import ObservationError, ObservationWarning, Table
+
+
+@pytest.fixture(name="table")
+def fixture_table(slice_csv: Path) -> Table:
+    """Real rows with the answer."""
+    return reading.read(slice_csv, target=True)
+
+
+def test_real_rows_pass_without_a_word(table: Table) -> None:
+    table["Evaporation"] = np.minimum(table["Evaporation"], quality.SEVERAL_DAYS_EVAPORATION_MM)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        quality.check("slice", table)
+
+
+def test_a_value_beyond_its_limit_is_named(table: Table) -> None:
+    table["Humidity3pm"][41] = 150.0
+    with pytest.raises(ObservationError, match=r"1 problem: Humidity3pm: not a number, 0 to 100 % in row 42 \(150.0\)"):
+        quality.check("slice", table)
+
+
+@pytest.mark.parametrize("outcome", [0.0, 1.0])
+def test_one_outcome_alone_teaches_nothing(outcome: float, table: Table) -> None:
+    table["RainTomorrow"][:] = outcome
+    with pytest.raises(ObservationError, match="RainTomorrow: not at least 50 rows each of Yes and No"):
+        quality.check("slice", table)
+
+
+@pytest.mark.parametrize(
+    ("change", "relation"),
+    [
+        ({"MinTemp": 30.0, "MaxTemp": 20.0, "Temp3pm": 20.0}, "MinTemp <= MaxTemp"),
+        ({"Temp3pm": 30.0, "MaxTemp": 28.0, "MinTemp": 10.0}, r"Temp3pm <= MaxTemp \+ 1 degC"),
+        ({"WindSpeed9am": 60.0, "WindGustSpeed": 50.0, "WindSpeed3pm": 10.0}, "WindSpeed9am <= WindGustSpeed"),
+        ({"WindSpeed3pm": 60.0, "WindGustSpeed": 50.0, "WindSpeed9am": 10.0}, "WindSpeed3pm <= WindGustSpeed"),
+        ({"Pressure9am": 1000.0, "Pressure3pm": 1020.0}, "a pressure change of at most 15 hPa"),
+        ({"Rainfall": 1.0, "RainToday": 1.0}, "RainToday is Yes exactly above 1 mm"),
+        ({"Evaporation": 31.0}, "Evaporation <= 30 mm"),
+    ],
+)
+def test_a_doubtful_relation_is_one_warning(change: dict[str, float], relation: str, table: Table) -> None:
+    table["Evaporation"] = np.minimum(table["Evaporation"], quality.SEVERAL_DAYS_EVAPORATION_MM)
+    for name, value in change.items():
+        table[name][[7, 9]] = value
+    with pytest.warns(ObservationWarning, match=f"2 of 6000 rows break {relation}.*, the first is row 8$") as caught:
+        quality.check("slice", table)
+    assert len(caught) == 1

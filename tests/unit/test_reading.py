@@ -1,0 +1,279 @@
+"""Reading: one table from every format, and a message that helps for every kind of bad file."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from raincast import observations, reading
+from raincast.observations import COLUMNS, DIRECTIONS, ObservationError, ObservationWarning, Table
+
+Records = list[dict[str, Any]]
+
+
+def _values(column: observations.Column) -> st.SearchStrategy[Any]:
+    if column.kind == "number":
+        value: st.SearchStrategy[Any] = st.floats(column.low, column.high, allow_nan=False)
+    elif column.kind == "direction":
+        value = st.sampled_from(DIRECTIONS)
+    elif column.kind == "yes_no":
+        value = st.sampled_from(["Yes", "No"])
+    elif column.kind == "date":
+        value = st.dates(np.datetime64("1900-01-01").item(), np.datetime64("2199-12-31").item()).map(str)
+    else:
+        return st.text(st.characters(codec="utf-8", categories=["L", "N"]), min_size=1, max_size=64).filter(
+            lambda name: name.lower() not in observations.MISSING
+        )
+    return st.none() | value
+
+
+def _key(record: dict[str, Any]) -> object:
+    return (record["Date"], record["Location"]) if record["Date"] else object()
+
+
+RECORDS = st.lists(
+    st.tuples(*map(_values, COLUMNS)).map(lambda values: {c.name: v for c, v in zip(COLUMNS, values, strict=True)}),
+    min_size=1,
+    max_size=6,
+    unique_by=_key,
+)
+
+
+def _csv(records: Records) -> bytes:
+    lines = [",".join(records[0])]
+    lines += [",".join("" if value is None else str(value) for value in record.values()) for record in records]
+    return ("\n".join(lines) + "\n").encode()
+
+
+def write_csv(path: Path, records: Records) -> None:
+    path.write_bytes(_csv(records))
+
+
+def write_gzip(path: Path, records: Records) -> None:
+    path.write_bytes(gzip.compress(_csv(records)))
+
+
+def write_zip(path: Path, records: Records) -> None:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("inside.csv", _csv(records))
+
+
+def write_json(path: Path, records: Records) -> None:
+    path.write_text(json.dumps(records), encoding="utf-8")
+
+
+def write_json_body(path: Path, records: Records) -> None:
+    path.write_text(json.dumps({"observations": records}), encoding="utf-8")
+
+
+def write_json_lines(path: Path, records: Records) -> None:
+    path.write_text("\n".join(map(json.dumps, records)) + "\n", encoding="utf-8")
+
+
+def write_parquet(path: Path, records: Records) -> None:
+    types = {"number": "DOUBLE", "date": "DATE"}
+    columns = ", ".join(f'"{column.name}" {types.get(column.kind, "VARCHAR")}' for column in COLUMNS)
+    with duckdb.connect() as database:
+        database.execute(f"CREATE TABLE t ({columns})")
+        database.executemany(
+            f"INSERT INTO t VALUES ({', '.join('?' * len(COLUMNS))})", [[*r.values()] for r in records]
+        )
+        database.execute(f"COPY t TO '{path}' (FORMAT parquet)")
+
+
+def write_gzipped_parquet(path: Path, records: Records) -> None:
+    write_parquet(path, records)
+    path.write_bytes(gzip.compress(path.read_bytes()))
+
+
+WRITERS = [
+    write_csv,
+    write_gzip,
+    write_zip,
+    write_json,
+    write_json_body,
+    write_json_lines,
+    write_parquet,
+    write_gzipped_parquet,
+]
+
+
+def _expected(records: Records) -> Table:
+    table: Table = {}
+    for column in COLUMNS:
+        values = [record[column.name] for record in records]
+        if column.kind == "number":
+            table[column.name] = np.array([np.nan if value is None else value for value in values], float)
+        elif column.kind == "yes_no":
+            table[column.name] = np.array([{"Yes": 1.0, "No": 0.0, None: np.nan}[value] for value in values])
+        elif column.kind == "date":
+            table[column.name] = np.array([value or "NaT" for value in values], "datetime64[D]")
+        else:
+            table[column.name] = np.array([value or "" for value in values])
+    return table
+
+
+def assert_same(one: Table, other: Table) -> None:
+    """The same columns with the same values, NaN and NaT equal to themselves."""
+    assert list(one) == list(other)
+    for name, values in one.items():
+        np.testing.assert_array_equal(values, other[name], err_msg=name)
+
+
+@pytest.mark.parametrize("write", WRITERS)
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(records=RECORDS)
+def test_every_format_gives_the_same_table(
+    write: Callable[[Path, Records], None], records: Records, tmp_path: Path
+) -> None:
+    path = tmp_path / "file.any"
+    write(path, records)
+    assert_same(reading.read(path), _expected(records))
+
+
+ROW = "Location,Date,Humidity3pm,WindDir3pm\nAlbury,2017-01-01,45,NW\n"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        ROW.encode(),
+        b"\xef\xbb\xbf" + ROW.encode(),
+        ROW.replace("\n", "\r\n").encode(),
+        ROW.replace(",", " , ").encode(),
+        ROW.replace("\n", "\n\n").encode(),
+        ROW.replace(",45,", ',"45",').encode(),
+        ROW.replace("NW", "nw").encode(),
+        ROW.removesuffix("\n").encode(),
+        ROW.replace("2017-01-01", "2017-01-01 00:00:00").encode(),
+    ],
+    ids=["plain", "BOM", "CRLF", "spaces", "blank lines", "quotes", "small letters", "no last newline", "midnight"],
+)
+def test_what_is_harmless_changes_nothing(content: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "plain.csv"
+    path.write_bytes(content)
+    table = reading.read(path)
+    assert table["Location"].tolist() == ["Albury"]
+    assert table["Humidity3pm"].tolist() == [45.0]
+    assert table["WindDir3pm"].tolist() == ["NW"]
+    assert table["Date"].tolist() == [np.datetime64("2017-01-01").item()]
+
+
+@pytest.mark.parametrize("missing", ["", "NA", "NaN", "nan", " NA ", "null", "None"])
+def test_every_word_for_missing_is_missing(missing: str, tmp_path: Path) -> None:
+    path = tmp_path / "missing.csv"
+    path.write_text(f"Location,Humidity3pm,WindDir3pm,RainToday,Date\nAlbury,{missing},{missing},{missing},{missing}\n")
+    table = reading.read(path)
+    assert np.isnan(table["Humidity3pm"][0])
+    assert np.isnan(table["RainToday"][0])
+    assert np.isnat(table["Date"][0])
+    assert table["WindDir3pm"][0] == ""
+
+
+def test_unknown_columns_are_ignored_with_one_warning(tmp_path: Path) -> None:
+    path = tmp_path / "more.csv"
+    path.write_text("Location,Humidity3pm,Mood,RISK_MM,Soil\nAlbury,45,good,9,wet\n")
+    with pytest.warns(ObservationWarning, match=r"2 unknown column\(s\) ignored: Mood, Soil") as caught:
+        table = reading.read(path)
+    assert len(caught) == 1
+    assert set(table) == {column.name for column in COLUMNS}
+
+
+def test_the_answers_are_never_read_as_observations(tmp_path: Path) -> None:
+    path = tmp_path / "answers.csv"
+    path.write_text("Location,Humidity3pm,RISK_MM,RainTomorrow\nAlbury,45,9,Yes\n")
+    assert set(reading.read(path)) == {column.name for column in COLUMNS}
+    assert reading.read(path, target=True)["RainTomorrow"].tolist() == [1.0]
+
+
+def test_rows_beyond_one_block_keep_their_order_and_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reading, "BLOCK_ROWS", 3)
+    path = tmp_path / "long.csv"
+    path.write_text("Location,Humidity3pm\n" + "".join(f"Albury,{value}\n" for value in range(10)))
+    assert reading.read(path)["Humidity3pm"].tolist() == list(range(10))
+    path.write_text("Location,Humidity3pm\n" + "".join(f"Albury,{value}\n" for value in range(95, 105)))
+    with pytest.raises(ObservationError, match="4 problems: row 7, Humidity3pm: '101' is not a number, 0 to 100 %"):
+        reading.read(path)
+
+
+def test_all_problems_are_counted_and_the_first_shown_in_the_order_of_rows(tmp_path: Path) -> None:
+    path = tmp_path / "bad.csv"
+    path.write_text("Location,Humidity3pm,WindDir3pm\n" + "Albury,1e3,NWN\n" * 6 + "Albury,5\n,5,N\n")
+    with pytest.raises(ObservationError) as caught:
+        reading.read(path)
+    message = str(caught.value)
+    assert message.startswith(f"{path}: 14 problems: row 1, WindDir3pm: 'NWN' is not one of N NNE NE ")
+    assert "; row 1, Humidity3pm: '1e3' is not a number, 0 to 100 %; row 2, WindDir3pm" in message
+    assert message.endswith("(and 9 more)")
+
+
+@pytest.mark.parametrize("value", ["inf", "-inf", "1_0", "0x10", "4 5", "abc", "1e400"])
+def test_what_only_looks_like_a_number_is_refused(value: str, tmp_path: Path) -> None:
+    path = tmp_path / "number.csv"
+    path.write_text(f"Location,Humidity3pm\nAlbury,{value}\n")
+    with pytest.raises(ObservationError, match="row 1, Humidity3pm"):
+        reading.read(path)
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    content=st.binary(max_size=300) | st.text(max_size=300).map(lambda text: ("Location,Rainfall\n" + text).encode())
+)
+@pytest.mark.filterwarnings("ignore::raincast.observations.ObservationWarning")
+def test_any_bytes_are_read_or_refused_with_a_message(content: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "bytes"
+    path.write_bytes(content)
+    try:
+        table = reading.read(path)
+    except ObservationError as error:
+        assert str(path) in str(error)
+    else:
+        assert observations.rows_of(table) > 0
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("[1, 2]", "not a list of observations, each an object"),
+        ('{"observations": 3}', "not a list of observations"),
+        ('[{"Location": "Albury"', "not valid JSON"),
+        ('[{"Location": "Albury", "Rainfall": true}]', "row 1, Rainfall: 'true' is not a number, 0 to 500 mm"),
+        ('[{"Location": "Albury", "Rainfall": [1]}]', "row 1, Rainfall: '"),
+        ('[{"Location": "Albury", "Rainfall": 1, "Rainfall": 2}]', "the column Rainfall stands there more than once"),
+        ('[{"Rainfall": 1}]', "there is no column Location"),
+        ('[{"Location": "Albury", "Rainfall": 1}, {"Rainfall": 1}]', "row 2, Location"),
+        ("[]", "there is no column Location"),
+        ("[" * 100_000, "not valid JSON"),
+    ],
+)
+def test_bad_json_is_refused(content: str, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "bad.json"
+    path.write_text(content)
+    with pytest.raises(ObservationError, match=message.replace("[", r"\[").replace("(", r"\(")):
+        reading.read(path)
+
+
+def test_a_damaged_parquet_file_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "bad.parquet"
+    path.write_bytes(b"PAR1" + b"\x01" * 100)
+    with pytest.raises(ObservationError, match="not a readable Parquet file"):
+        reading.read(path)
+
+
+def test_a_zip_of_two_files_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "two.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("a.csv", ROW)
+        archive.writestr("b.csv", ROW)
+    with pytest.raises(ObservationError, match="2 files in the zip archive, one expected"):
+        reading.read(path)

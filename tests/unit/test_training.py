@@ -1,0 +1,227 @@
+"""Training: forms, splits, the fit and its export."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import joblib
+import numpy as np
+import onnx
+import pandas as pd
+import pytest
+
+from raincast import features, model, onnx_export, reading, training
+from raincast.observations import ObservationError, Table, as_known_at_3pm, take
+from raincast.training import CONTEXT, CONTEXT_3PM, ONE_ROW, ONE_ROW_3PM, ModelConfig
+
+CONFIG = ModelConfig(iterations=12, max_leaf_nodes=15)
+
+
+@pytest.fixture(name="undated", scope="module")
+def fixture_undated(slice_csv: Path) -> Table:
+    """Real rows without dates, RainTomorrow among the columns."""
+    return reading.read(slice_csv, target=True)
+
+
+@pytest.fixture(name="dated", scope="module")
+def fixture_dated(undated: Table) -> Table:
+    """The same rows with a date each, every station's from the same day on: for neighbours and history."""
+    dates = np.datetime64("2010-01-01") + np.arange(len(undated["Location"])) % 600
+    return undated | {"Date": dates.astype("datetime64[D]")}
+
+
+@pytest.fixture(name="fitted", scope="module")
+def fixture_fitted(dated: Table) -> tuple[training.Pipeline, dict[str, training.Array]]:
+    """A small classifier on all four forms, with the matrices."""
+    matrices = training.forms(dated)
+    rows = np.ones(len(dated["Location"]), dtype=bool)
+    return training.fit(matrices, dated["RainTomorrow"], rows, CONFIG, CONFIG.iterations), matrices
+
+
+def test_dated_rows_come_in_four_forms_and_undated_in_two(dated: Table, undated: Table) -> None:
+    assert list(training.forms(dated)) == [CONTEXT, ONE_ROW, CONTEXT_3PM, ONE_ROW_3PM]
+    assert list(training.forms(undated)) == [ONE_ROW, ONE_ROW_3PM]
+
+
+def test_each_form_is_what_serving_makes_of_such_an_observation(dated: Table) -> None:
+    matrices = training.forms(dated)
+    for row in (0, 700, 4321):
+        alone = take(dated, slice(row, row + 1))
+        np.testing.assert_array_equal(matrices[ONE_ROW][row], features.build(alone)[0])
+        np.testing.assert_array_equal(matrices[ONE_ROW_3PM][row], features.build(as_known_at_3pm(alone))[0])
+    np.testing.assert_array_equal(matrices[CONTEXT_3PM], features.build(as_known_at_3pm(dated)))
+
+
+def test_nothing_of_the_afternoon_is_in_the_3_pm_forms(dated: Table) -> None:
+    later = ("MaxTemp", "Sunshine", "WindGust", "gust", "sunshine", "temperature_range")
+    columns = [i for i, name in enumerate(features.names()) if any(word in name for word in later)]
+    assert len(columns) > 10
+    matrices = training.forms(dated)
+    assert np.isnan(matrices[CONTEXT_3PM][:, columns]).all()
+    assert np.isnan(matrices[CONTEXT][:, columns]).all(axis=0).mean() < 0.2
+
+
+def test_the_last_share_of_undated_rows_is_the_last_of_each_station(undated: Table) -> None:
+    last = training.last_share(undated, 0.2)
+    for name in np.unique(undated["Location"]):
+        of_station = last[undated["Location"] == name]
+        assert of_station.tolist() == [False] * 480 + [True] * 120
+
+
+def test_the_last_share_of_dated_rows_is_a_period_for_all_stations(dated: Table) -> None:
+    last = training.last_share(dated, 0.2)
+    assert dated["Date"][~last].max() < dated["Date"][last].min()
+    assert last.mean() == pytest.approx(0.2, abs=0.01)
+
+
+def test_a_share_among_some_rows_takes_none_of_the_others(dated: Table) -> None:
+    among = dated["Date"] < np.datetime64("2010-06-01")
+    last = training.last_share(dated, 0.25, among)
+    assert not (last & ~among).any()
+    assert dated["Date"][among & ~last].max() < dated["Date"][last].min()
+
+
+def test_verification_starts_on_the_day_that_was_asked_for(dated: Table) -> None:
+    rows = training.verification_rows(dated, CONFIG, "2011-02-03")
+    assert dated["Date"][rows].min() == np.datetime64("2011-02-03")
+    assert dated["Date"][~rows].max() == np.datetime64("2011-02-02")
+
+
+@pytest.mark.parametrize(
+    ("day", "message"),
+    [
+        ("2017-02-30", "'2017-02-30' is not a date"),
+        ("soon", "'soon' is not a date"),
+        ("2030-01-01", "not within the observations, 2010-01-01 to 2011-08-23"),
+        ("2010-01-01", "not within the observations"),
+    ],
+)
+def test_an_impossible_verification_period_is_refused(day: str, message: str, dated: Table) -> None:
+    with pytest.raises(ObservationError, match=message):
+        training.verification_rows(dated, CONFIG, day)
+
+
+def test_a_verification_date_needs_dates(undated: Table) -> None:
+    with pytest.raises(ObservationError, match="rows without a date"):
+        training.verification_rows(undated, CONFIG, "2015-01-01")
+
+
+def test_the_threshold_comes_from_training_rows_alone(dated: Table) -> None:
+    obs = dated["RainTomorrow"]
+    rows = ~training.verification_rows(dated, CONFIG)
+    matrices = training.forms(dated)
+    turned = np.where(rows, obs, 1 - obs)
+    threshold = training.threshold(dated, matrices, obs, rows, CONFIG)
+    assert training.threshold(dated, matrices, turned, rows, CONFIG) == threshold
+    assert 0 < threshold < 1
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_the_graph_forecasts_what_scikit_learn_does(seed: int, fitted: tuple[training.Any, training.Any]) -> None:
+    pipeline, matrices = fitted
+    session = model.session(onnx_export.to_onnx(pipeline))
+    rows = onnx_export.random_rows(pipeline, 3000, seed)
+    assert np.isnan(rows).any(axis=1).mean() > 0.9
+    for matrix in (rows, *matrices.values()):
+        np.testing.assert_allclose(model.run(session, matrix), pipeline.predict_proba(matrix)[:, 1], atol=1e-12)
+
+
+def test_a_value_on_a_threshold_takes_the_branch_below(fitted: tuple[training.Any, training.Any]) -> None:
+    pipeline, _ = fitted
+    root = pipeline[-1]._predictors[0][0].nodes[0]  # pylint: disable=protected-access
+    row = np.full((3, len(features.names())), np.nan)
+    row[:, pipeline[0].kw_args["indices"][root["feature_idx"]]] = root["num_threshold"] + np.array([0.0, -1e-9, 1e-9])
+    fcst = model.run(model.session(onnx_export.to_onnx(pipeline)), row)
+    assert fcst[0] == fcst[1]
+    np.testing.assert_allclose(fcst, pipeline.predict_proba(row)[:, 1], atol=1e-12)
+
+
+def test_the_graph_is_double_precision_and_valid(fitted: tuple[training.Any, training.Any]) -> None:
+    graph = onnx.load_from_string(onnx_export.to_onnx(fitted[0]))
+    onnx.checker.check_model(graph, full_check=True)
+    kinds = {onnx.TensorProto.DataType.Name(value.type.tensor_type.elem_type) for value in graph.graph.input}
+    assert kinds == {"DOUBLE"}
+
+
+def test_a_graph_that_forecasts_otherwise_is_not_exported(
+    fitted: tuple[training.Any, training.Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pipeline, matrices = fitted
+    right = onnx_export.to_onnx(pipeline)
+    monkeypatch.setattr(onnx_export, "to_onnx", lambda _fitted: right)
+    onnx_export.export(pipeline, matrices)
+    classifier = pipeline[-1]
+    moved = classifier._baseline_prediction + 1e-6  # pylint: disable=protected-access
+    monkeypatch.setattr(classifier, "_baseline_prediction", moved)
+    with pytest.raises(onnx_export.ParityError, match="differs from scikit-learn by .*, allowed is 1e-09"):
+        onnx_export.export(pipeline, matrices)
+
+
+@pytest.mark.parametrize("difference", [2e-9, np.nan])
+def test_parity_is_a_matter_of_a_billionth(difference: float) -> None:
+    onnx_export.check_parity(np.array([0.5]), np.array([0.5 + 0.9e-9]))
+    with pytest.raises(onnx_export.ParityError):
+        onnx_export.check_parity(np.array([0.5]), np.array([0.5 + difference]))
+
+
+def test_the_same_data_gives_the_same_bytes(dated: Table, fitted: tuple[training.Any, training.Any]) -> None:
+    pipeline, matrices = fitted
+    rows = np.ones(len(dated["Location"]), dtype=bool)
+    again = training.fit(matrices, dated["RainTomorrow"], rows, CONFIG, CONFIG.iterations)
+    assert onnx_export.to_onnx(again) == onnx_export.to_onnx(pipeline)
+
+
+def test_features_that_no_row_has_are_left_out_and_do_no_harm(undated: Table, dated: Table) -> None:
+    matrices = training.forms(undated)
+    rows = np.ones(len(undated["Location"]), dtype=bool)
+    fitted = training.fit(matrices, undated["RainTomorrow"], rows, CONFIG, 3)
+    assert not features.context()[fitted[0].kw_args["indices"]].any()
+    graph = model.session(onnx_export.export(fitted, matrices))
+    np.testing.assert_array_equal(model.run(graph, matrices[ONE_ROW]), model.run(graph, training.forms(dated)[CONTEXT]))
+
+
+def test_trees_without_a_split_are_exported_as_what_they_add(dated: Table) -> None:
+    matrices = {ONE_ROW: training.forms(dated)[ONE_ROW]}
+    rows = np.arange(len(dated["Location"])) < 1000
+    config = ModelConfig(min_samples_leaf=480, max_features=0.02, l2_regularization=0.0)
+    fitted = training.fit(matrices, dated["RainTomorrow"], rows, config, 20)
+    sizes = [len(tree[0].nodes) for tree in fitted[-1]._predictors]  # pylint: disable=protected-access
+    assert 1 in sizes
+    assert max(sizes) > 1
+    onnx_export.export(fitted, matrices)
+
+
+def test_too_few_observations_to_learn_from_are_said(dated: Table) -> None:
+    matrices = training.forms(dated)
+    rows = np.arange(len(dated["Location"])) < 100
+    fitted = training.fit(matrices, dated["RainTomorrow"], rows, ModelConfig(min_samples_leaf=400), 3)
+    with pytest.raises(onnx_export.ParityError, match="too few observations to learn from"):
+        onnx_export.export(fitted, matrices)
+
+
+def test_the_saved_pipeline_takes_a_frame_of_observations(
+    fitted: tuple[training.Any, training.Any], dated: Table, slice_csv: Path
+) -> None:
+    whole = joblib.load(io.BytesIO(training.dumped(training.pipeline(fitted[0]))))
+    frame = pd.read_csv(slice_csv).assign(Date=pd.to_datetime(dated["Date"]))
+    expected = fitted[0].predict_proba(fitted[1][CONTEXT])
+    np.testing.assert_allclose(whole.predict_proba(frame), expected, atol=1e-12)
+    with pytest.raises(ObservationError, match="DataFrame: there is no column Location"):
+        whole.predict_proba(frame.drop(columns="Location"))
+
+
+@pytest.mark.parametrize(
+    ("data", "name"),
+    [
+        ("/somewhere/private/record.csv.gz", "record.csv.gz"),
+        ("https://user:secret@example.org:8443/a/b.csv?token=secret#x", "https://example.org:8443/a/b.csv"),
+    ],
+)
+def test_the_description_names_the_data_but_no_secret(data: str, name: str, undated: Table) -> None:
+    rows = np.arange(len(undated["Location"])) < 100
+    description = training.describe(CONFIG, undated, rows, data, "abc")
+    assert description["data"] == name
+    assert description["rows"] == 100
+    assert description["config"]["iterations"] == 12
+    assert "secret" not in str(description)

@@ -1,0 +1,81 @@
+#!/usr/bin/env python3
+"""Observations -> verified, saved model.
+
+train.py                               train on the bundled observations, save to model/
+train.py --data PATH|URL               train on your record (RAINCAST_DATA, RAINCAST_DATA_SHA256)
+train.py --verify-from 2015-07-01      train before this date, verify from it on
+"""
+
+from __future__ import annotations
+
+# pylint: disable=wrong-import-position
+import argparse
+import os
+import sys
+from functools import partial
+from pathlib import Path
+
+# Libraries read these once, when they are loaded. A waiting OpenMP thread that spins holds the core another program
+# needs: beside a second fit on two cores the same fit took more than six times as long. And MLflow is not to tell
+# anyone that it was imported.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+
+from raincast import command, model, onnx_export, quality, reading, report, source, training
+from raincast.observations import TARGET
+from raincast.progress import stage
+
+BUNDLED = Path(__file__).resolve().parent / "data" / "observations.csv.gz"
+
+
+def arguments(argv: list[str] | None = None) -> argparse.Namespace:
+    """The command line; flags default to RAINCAST_* in the environment."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--data", default=command.setting("DATA", str(BUNDLED)), help="path or URL (RAINCAST_DATA; default: bundled)")
+    add("--sha256", default=command.setting("DATA_SHA256"), help="the data's expected SHA-256, packed or unpacked")
+    add("--verify-from", default=command.setting("VERIFY_FROM"), help="YYYY-MM-DD (default: the last 20 %%)")
+    add("--out", default=command.setting("OUT", str(model.DIRECTORY)), type=Path, help="model directory")
+    add("--iterations", type=int, default=training.ModelConfig.iterations, help="trees (default: %(default)s)")
+    add("--no-tracking", action="store_true", help="do not log the run to MLflow")
+    return parser.parse_args(argv)
+
+
+def train(given: argparse.Namespace) -> None:
+    """Read, check, fit, verify, export, save, log."""
+    config = training.ModelConfig(iterations=given.iterations)
+    with source.local(given.data) as path, stage(f"reading {given.data}"):
+        data_sha256 = source.verified_sha256(given.data, path, given.sha256)
+        table = reading.read(path, name=given.data, target=True)
+        quality.check(given.data, table)
+    obs = table.pop(TARGET.name)
+    verified = training.verification_rows(table, config, given.verify_from)
+    with stage("making features"):
+        matrices = training.forms(table)
+    with stage("choosing the threshold"):
+        threshold = training.threshold(table, matrices, obs, ~verified, config)
+    with stage(f"fitting {config.iterations} trees"):
+        fitted = training.fit(matrices, obs, ~verified, config, config.iterations)
+    with stage("exporting"):
+        graph = onnx_export.export(fitted, matrices)
+    with stage("verifying"):
+        session = model.session(graph)
+        fcsts = {form: model.run(session, matrix[verified]) for form, matrix in matrices.items()}
+        results = training.verify(table, obs, verified, fcsts, threshold)
+        importance = report.permutation_importance(lambda matrix: model.run(session, matrix), table, obs, verified)
+    print(report.as_text(report.score_table(results)))
+    with stage(f"saving {given.out}"):
+        pipeline = training.pipeline(fitted)
+        description = training.describe(config, table, ~verified, given.data, data_sha256)
+        description |= {"threshold": threshold, "verification": results, "importance": importance}
+        files = {model.GRAPH: graph, model.PIPELINE: training.dumped(pipeline)}
+        model.save(given.out, description, files, partial(report.write, fcsts=fcsts, obs=obs[verified]))
+    if not given.no_tracking:
+        from raincast import tracking  # pylint: disable=import-outside-toplevel
+
+        with stage("logging the run to MLflow"):
+            tracking.log(given.out, pipeline, table)
+
+
+if __name__ == "__main__":
+    sys.exit(command.run(lambda: train(arguments())))
