@@ -9,10 +9,10 @@ SOURCES := raincast train.py prediction.py tests data benchmarks
 MODEL_FROM := train.py data/observations.csv.gz data/stations.csv \
   $(addprefix raincast/,observations.py reading.py features.py training.py onnx_export.py model.py)
 
-.PHONY: help forecast train predict test lint format unit integration accuracy lock clean
+.PHONY: help forecast train predict test lint format unit integration accuracy benchmark benchmark-training lock clean
 
 help:         ## what there is
-	@sed -nE 's/^([a-z]+):.*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
+	@sed -nE 's/^([a-z -]+):.*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 28
 
 forecast: model/model.json  ## train on the bundled observations, if not done yet, and forecast the bundled sample
 	@cat model/report/scores.txt
@@ -38,6 +38,12 @@ format: $(INSTALLED)  ## format the code
 
 unit integration accuracy: model/model.json  ## one kind of test
 	$(BIN)/python -m pytest tests/$@
+
+benchmark: model/model.json  ## a forecast from start to end, beside importing scikit-learn and pandas
+	$(BIN)/python benchmarks/start_up.py
+
+benchmark-training: $(INSTALLED)  ## train on the full record and hold it against its bars; DATA=PATH
+	$(BIN)/python benchmarks/full_record.py $(DATA)
 
 lock: $(INSTALLED)  ## pin every dependency anew, with hashes
 	$(BIN)/uv pip compile -q --python-version 3.11 --generate-hashes --custom-compile-command 'make lock' --upgrade \

@@ -149,8 +149,8 @@ def dew_point(temperature: Array, humidity: Array) -> Array:
 def day_of_year(dates: NDArray[np.datetime64]) -> Array:
     """Day of the year, 1.0 on 1 January; NaN for a missing date."""
     start = dates.astype("datetime64[Y]").astype("datetime64[D]")
-    days = (dates - start).astype(np.float64) + 1
-    return np.where(np.isnat(dates), np.nan, days)
+    days: Array = (dates - start).astype(np.float64)
+    return 1 + np.where(np.isnat(dates), np.nan, days)
 
 
 def day_length(latitude: Array, day: Array) -> Array:
@@ -159,7 +159,8 @@ def day_length(latitude: Array, day: Array) -> Array:
     declination = np.arcsin(0.39795 * np.cos(theta))
     angle = np.radians(latitude)
     cosine = (np.sin(np.radians(0.8333)) + np.sin(angle) * np.sin(declination)) / (np.cos(angle) * np.cos(declination))
-    return 24 - 24 / np.pi * np.arccos(np.clip(cosine, -1, 1))
+    sunlit: Array = 24 - 24 / np.pi * np.arccos(np.clip(cosine, -1, 1))
+    return sunlit
 
 
 def _history(table: Table, columns: Columns) -> Columns:

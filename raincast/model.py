@@ -100,7 +100,7 @@ def describe(directory: Path = DIRECTORY) -> dict[str, Any]:
     try:
         description = json.loads(_content(path))
         expected = description.pop("sha256")
-    except (ValueError, KeyError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ModelError(f"{path}: not a model description: {error}") from error
     if expected != sha256(_canonical(description)):
         raise ModelError(f"{path}: SHA-256 differs from its own: the file was changed")

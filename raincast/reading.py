@@ -233,7 +233,9 @@ def _parquet(name: str, path: str, *, target: bool) -> Table:
             rows = database.execute(f"SELECT {names} FROM read_parquet(?)", [path])
             return _table(name, header, _parquet_blocks(wanted, rows.fetchmany), target=target)
     except duckdb.Error as error:
-        raise ObservationError(f"{name}: not a readable Parquet file: {shorten(str(error), 200)}") from error
+        raise ObservationError(
+            f"{name}: not a readable Parquet file: {shorten(' '.join(str(error).split()), 200)}"
+        ) from error
 
 
 def _parquet_blocks(columns: list[str], fetch: Callable[[int], list[tuple[str | None, ...]]]) -> Iterator[Block]:

@@ -9,7 +9,7 @@ import os
 import platform
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -56,8 +56,6 @@ class ModelConfig:
     # Share of each station's rows, or of all days, kept for verification, and of the rest for the threshold.
     verification_share: float = 0.2
     validation_share: float = 0.2
-    # The threshold hardly depends on the last few trees, and its fit is only a step on the way.
-    validation_share_of_iterations: float = 0.2
 
 
 def forms(table: Table) -> dict[str, Array]:
@@ -111,7 +109,7 @@ def verification_rows(table: Table, config: ModelConfig, verify_from: str | None
     return rows
 
 
-def fit(matrices: dict[str, Array], obs: Array, rows: Rows, config: ModelConfig, iterations: int) -> Pipeline:
+def fit(matrices: dict[str, Array], obs: Array, rows: Rows, config: ModelConfig) -> Pipeline:
     """Boosted trees fitted to the chosen rows of every form, each form counting the same.
 
     `obs` is 1.0 where it rained the day after, shape (n,). The pipeline takes whole feature matrices; its first step
@@ -119,7 +117,7 @@ def fit(matrices: dict[str, Array], obs: Array, rows: Rows, config: ModelConfig,
     """
     classifier = HistGradientBoostingClassifier(
         learning_rate=config.learning_rate,
-        max_iter=iterations,
+        max_iter=config.iterations,
         max_leaf_nodes=config.max_leaf_nodes,
         min_samples_leaf=config.min_samples_leaf,
         l2_regularization=config.l2_regularization,
@@ -133,7 +131,7 @@ def fit(matrices: dict[str, Array], obs: Array, rows: Rows, config: ModelConfig,
     stacked = np.concatenate([matrix[np.ix_(rows, columns)] for matrix in matrices.values()])
     with (
         _threads(config.threads),
-        counter(iterations, "tree") as trees,
+        counter(config.iterations, "tree") as trees,
         contextlib.redirect_stdout(_Trees(trees.update)),
     ):
         classifier.fit(stacked, np.tile(obs[rows], len(matrices)))
@@ -172,13 +170,10 @@ class _Trees(io.TextIOBase):
 def threshold(table: Table, matrices: dict[str, Array], obs: Array, rows: Rows, config: ModelConfig) -> float:
     """The probability with the best F1 on the last part of the training rows, by trees that have not seen it."""
     validation = last_share(table, config.validation_share, rows)
-    fitted = fit(
-        matrices,
-        obs,
-        rows & ~validation,
-        config,
-        max(1, int(config.iterations * config.validation_share_of_iterations)),
-    )
+    # Its forecasts are calibrated, and then the threshold hardly depends on the trees: a tenth of them, learning three
+    # times as fast, are enough and cost a tenth of the time.
+    quick = replace(config, iterations=max(1, config.iterations // 10), learning_rate=config.learning_rate * 3)
+    fitted = fit(matrices, obs, rows & ~validation, quick)
     fcst = [fitted.predict_proba(matrix[validation])[:, 1] for matrix in matrices.values()]
     return best_f1_threshold(np.concatenate(fcst), np.tile(obs[validation], len(matrices)))
 

@@ -217,7 +217,8 @@ class Persistence:
     """Tomorrow as today: each station's rain frequency after a wet and after a dry day of the training period.
 
     As a probability rather than a bare yes or no, which the Brier score would punish for its certainty. Smoothed
-    towards the frequency of all stations, after the same kind of day, which unknown stations get; after an unknown day it is the overall frequency.
+    towards the frequency of all stations after the same kind of day, which unknown stations get; after an unknown day
+    it is the overall frequency.
     """
 
     overall: float

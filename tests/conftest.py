@@ -39,8 +39,8 @@ def trained() -> Path:
     return model.DIRECTORY
 
 
-@pytest.fixture(scope="session")
-def bundled_rows() -> list[dict[str, str]]:
+@pytest.fixture(name="bundled_rows", scope="session")
+def fixture_bundled_rows() -> list[dict[str, str]]:
     """The bundled observations as text."""
     with gzip.open(ROOT / "data" / "observations.csv.gz", "rt", encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))

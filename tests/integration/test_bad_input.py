@@ -15,6 +15,7 @@ GOOD = "2017-01-01,Albury,0.2,45,N\n"
 
 
 def with_rows(*rows: str) -> bytes:
+    """A file of these rows under the header."""
     return (HEADER + "".join(f"{row}\n" for row in rows)).encode()
 
 

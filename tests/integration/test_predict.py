@@ -50,7 +50,7 @@ def test_every_input_format_gives_the_same_forecast(
     kind: str, command: Command, trained: Path, expected: dict[str, float], tmp_path: Path
 ) -> None:
     path = tmp_path / f"in.{kind}"
-    records = list(csv.DictReader(SAMPLE.open(encoding="utf-8")))
+    records = list(csv.DictReader(io.StringIO(SAMPLE.read_text(encoding="utf-8"))))
     if kind == "parquet":
         duckdb.sql(TO_PARQUET.format(source=SAMPLE, target=path))
     elif kind == "gz":

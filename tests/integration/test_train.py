@@ -85,6 +85,7 @@ def test_the_report_is_complete_and_stands_alone(run: tuple[Any, Path, str]) -> 
     assert max(description["importance"].values()) > 0
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of what MLflow itself uses
 def test_the_run_is_in_mlflow_with_both_models(run: tuple[Any, Path, str], slice_csv: Path) -> None:
     _, directory, store = run
     mlflow.set_tracking_uri(store)

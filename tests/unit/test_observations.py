@@ -15,18 +15,18 @@ from raincast.observations import COLUMNS, ObservationError, Problem
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def parse(**columns: list[str]) -> observations.Table:
+def _parse(**columns: list[str]) -> observations.Table:
     return observations.parse_blocks("test", [(dict(columns), [])])
 
 
 @pytest.mark.parametrize("column", [column for column in COLUMNS if column.kind == "number"], ids=lambda c: c.name)
 def test_limits_are_inclusive_and_named(column: observations.Column) -> None:
     inside = [str(column.low), str(column.high)]
-    table = parse(Location=["Albury", "Albury"], **{column.name: inside})
+    table = _parse(Location=["Albury", "Albury"], **{column.name: inside})
     assert table[column.name].tolist() == [column.low, column.high]
     for outside in (column.low - 0.1, column.high + 0.1):
         with pytest.raises(ObservationError) as caught:
-            parse(Location=["Albury"], **{column.name: [str(outside)]})
+            _parse(Location=["Albury"], **{column.name: [str(outside)]})
         limit = f"a number, {column.low:g} to {column.high:g} {column.unit}"
         assert str(caught.value) == f"test: row 1, {column.name}: {str(outside)!r} is not {limit}"
 
@@ -34,37 +34,37 @@ def test_limits_are_inclusive_and_named(column: observations.Column) -> None:
 @pytest.mark.parametrize("day", ["2017-02-30", "2017-13-01", "17-01-01", "2017-1-1", "1899-12-31", "2017-01-01 09:00"])
 def test_a_day_that_does_not_exist_is_refused(day: str) -> None:
     with pytest.raises(ObservationError, match=f"row 1, Date: '{day}' is not a date as YYYY-MM-DD"):
-        parse(Location=["Albury"], Date=[day])
+        _parse(Location=["Albury"], Date=[day])
 
 
 def test_a_leap_day_is_a_day() -> None:
-    assert str(parse(Location=["Albury"], Date=["2016-02-29"])["Date"][0]) == "2016-02-29"
+    assert str(_parse(Location=["Albury"], Date=["2016-02-29"])["Date"][0]) == "2016-02-29"
 
 
 @pytest.mark.parametrize("direction", ["NWN", "X", "0", "North"])
 def test_only_the_sixteen_points_are_directions(direction: str) -> None:
     with pytest.raises(ObservationError, match=f"row 1, WindDir9am: '{direction}' is not one of N NNE"):
-        parse(Location=["Albury"], WindDir9am=[direction])
+        _parse(Location=["Albury"], WindDir9am=[direction])
 
 
 def test_every_row_needs_its_station() -> None:
     with pytest.raises(ObservationError, match="row 2, Location: '' is not a station's name"):
-        parse(Location=["Albury", "", "Perth"], Rainfall=["1", "2", "3"])
+        _parse(Location=["Albury", "", "Perth"], Rainfall=["1", "2", "3"])
 
 
 def test_one_station_has_one_observation_a_day() -> None:
     days = ["2017-01-01", "2017-01-02", "2017-01-01", "2017-01-01"]
     with pytest.raises(ObservationError) as caught:
-        parse(Location=["Albury"] * 4, Date=days, Rainfall=["1"] * 4)
+        _parse(Location=["Albury"] * 4, Date=days, Rainfall=["1"] * 4)
     assert str(caught.value).startswith("test: 2 problems: row 3, Date: Albury on 2017-01-01 stands already in row 1")
 
 
 def test_rows_without_a_date_may_repeat() -> None:
-    assert observations.rows_of(parse(Location=["Albury", "Albury"], Date=["", "NA"], Rainfall=["1", "1"])) == 2
+    assert observations.rows_of(_parse(Location=["Albury", "Albury"], Date=["", "NA"], Rainfall=["1", "1"])) == 2
 
 
 def test_absent_columns_are_missing_throughout() -> None:
-    table = parse(Location=["Albury"], Rainfall=["1"])
+    table = _parse(Location=["Albury"], Rainfall=["1"])
     assert list(table) == [column.name for column in COLUMNS]
     assert np.isnan(table["Temp3pm"]).all()
     assert np.isnat(table["Date"]).all()
@@ -99,7 +99,7 @@ def test_training_needs_the_answer() -> None:
 
 def test_a_message_never_repeats_unbounded_input() -> None:
     with pytest.raises(ObservationError) as caught:
-        parse(Location=["Albury"] * 1000, Rainfall=["x" * 10_000] * 1000)
+        _parse(Location=["Albury"] * 1000, Rainfall=["x" * 10_000] * 1000)
     assert len(str(caught.value)) < 1000
     assert "1000 problems" in str(caught.value)
 
@@ -107,9 +107,9 @@ def test_a_message_never_repeats_unbounded_input() -> None:
 def test_more_distinct_values_than_are_remembered_are_still_right(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("raincast.observations._Parser.LARGEST", 3)
     values = [str(value / 10) for value in range(100)]
-    assert parse(Location=["Albury"] * 100, Rainfall=values)["Rainfall"].tolist() == [float(value) for value in values]
+    assert _parse(Location=["Albury"] * 100, Rainfall=values)["Rainfall"].tolist() == [float(value) for value in values]
     with pytest.raises(ObservationError, match="3 problems: row 99"):
-        parse(Location=["Albury"] * 101, Rainfall=[*values[:98], "x", "x", "x"])
+        _parse(Location=["Albury"] * 101, Rainfall=[*values[:98], "x", "x", "x"])
 
 
 def test_a_problem_reads_as_a_sentence() -> None:
@@ -135,7 +135,7 @@ def test_the_json_schema_accepts_the_sample_and_refuses_what_reading_refuses() -
 
 
 def test_the_columns_of_the_afternoon_are_gone_at_3_pm() -> None:
-    table = parse(Location=["Albury"], MaxTemp=["30"], Sunshine=["9"], WindGustDir=["N"], WindGustSpeed=["40"])
+    table = _parse(Location=["Albury"], MaxTemp=["30"], Sunshine=["9"], WindGustDir=["N"], WindGustSpeed=["40"])
     known = observations.as_known_at_3pm(table)
     assert list(known) == list(table)
     for name in ("MaxTemp", "Sunshine", "WindGustSpeed"):

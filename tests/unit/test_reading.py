@@ -55,32 +55,32 @@ def _csv(records: Records) -> bytes:
     return ("\n".join(lines) + "\n").encode()
 
 
-def write_csv(path: Path, records: Records) -> None:
+def _write_csv(path: Path, records: Records) -> None:
     path.write_bytes(_csv(records))
 
 
-def write_gzip(path: Path, records: Records) -> None:
+def _write_gzip(path: Path, records: Records) -> None:
     path.write_bytes(gzip.compress(_csv(records)))
 
 
-def write_zip(path: Path, records: Records) -> None:
+def _write_zip(path: Path, records: Records) -> None:
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("inside.csv", _csv(records))
 
 
-def write_json(path: Path, records: Records) -> None:
+def _write_json(path: Path, records: Records) -> None:
     path.write_text(json.dumps(records), encoding="utf-8")
 
 
-def write_json_body(path: Path, records: Records) -> None:
+def _write_json_body(path: Path, records: Records) -> None:
     path.write_text(json.dumps({"observations": records}), encoding="utf-8")
 
 
-def write_json_lines(path: Path, records: Records) -> None:
+def _write_json_lines(path: Path, records: Records) -> None:
     path.write_text("\n".join(map(json.dumps, records)) + "\n", encoding="utf-8")
 
 
-def write_parquet(path: Path, records: Records) -> None:
+def _write_parquet(path: Path, records: Records) -> None:
     types = {"number": "DOUBLE", "date": "DATE"}
     columns = ", ".join(f'"{column.name}" {types.get(column.kind, "VARCHAR")}' for column in COLUMNS)
     with duckdb.connect() as database:
@@ -91,20 +91,20 @@ def write_parquet(path: Path, records: Records) -> None:
         database.execute(f"COPY t TO '{path}' (FORMAT parquet)")
 
 
-def write_gzipped_parquet(path: Path, records: Records) -> None:
-    write_parquet(path, records)
+def _write_gzipped_parquet(path: Path, records: Records) -> None:
+    _write_parquet(path, records)
     path.write_bytes(gzip.compress(path.read_bytes()))
 
 
 WRITERS = [
-    write_csv,
-    write_gzip,
-    write_zip,
-    write_json,
-    write_json_body,
-    write_json_lines,
-    write_parquet,
-    write_gzipped_parquet,
+    _write_csv,
+    _write_gzip,
+    _write_zip,
+    _write_json,
+    _write_json_body,
+    _write_json_lines,
+    _write_parquet,
+    _write_gzipped_parquet,
 ]
 
 
@@ -123,7 +123,7 @@ def _expected(records: Records) -> Table:
     return table
 
 
-def assert_same(one: Table, other: Table) -> None:
+def _assert_same(one: Table, other: Table) -> None:
     """The same columns with the same values, NaN and NaT equal to themselves."""
     assert list(one) == list(other)
     for name, values in one.items():
@@ -138,7 +138,7 @@ def test_every_format_gives_the_same_table(
 ) -> None:
     path = tmp_path / "file.any"
     write(path, records)
-    assert_same(reading.read(path), _expected(records))
+    _assert_same(reading.read(path), _expected(records))
 
 
 ROW = "Location,Date,Humidity3pm,WindDir3pm\nAlbury,2017-01-01,45,NW\n"

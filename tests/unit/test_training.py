@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from pathlib import Path
 
 import joblib
@@ -36,7 +37,7 @@ def fixture_fitted(dated: Table) -> tuple[training.Pipeline, dict[str, training.
     """A small classifier on all four forms, with the matrices."""
     matrices = training.forms(dated)
     rows = np.ones(len(dated["Location"]), dtype=bool)
-    return training.fit(matrices, dated["RainTomorrow"], rows, CONFIG, CONFIG.iterations), matrices
+    return training.fit(matrices, dated["RainTomorrow"], rows, CONFIG), matrices
 
 
 def test_dated_rows_come_in_four_forms_and_undated_in_two(dated: Table, undated: Table) -> None:
@@ -168,15 +169,16 @@ def test_parity_is_a_matter_of_a_billionth(difference: float) -> None:
 def test_the_same_data_gives_the_same_bytes(dated: Table, fitted: tuple[training.Any, training.Any]) -> None:
     pipeline, matrices = fitted
     rows = np.ones(len(dated["Location"]), dtype=bool)
-    again = training.fit(matrices, dated["RainTomorrow"], rows, CONFIG, CONFIG.iterations)
+    again = training.fit(matrices, dated["RainTomorrow"], rows, CONFIG)
     assert onnx_export.to_onnx(again) == onnx_export.to_onnx(pipeline)
 
 
 def test_features_that_no_row_has_are_left_out_and_do_no_harm(undated: Table, dated: Table) -> None:
     matrices = training.forms(undated)
     rows = np.ones(len(undated["Location"]), dtype=bool)
-    fitted = training.fit(matrices, undated["RainTomorrow"], rows, CONFIG, 3)
-    assert not features.context()[fitted[0].kw_args["indices"]].any()
+    fitted = training.fit(matrices, undated["RainTomorrow"], rows, replace(CONFIG, iterations=3))
+    chosen = fitted.named_steps["present"].kw_args["indices"]
+    assert not features.context()[chosen].any()
     graph = model.session(onnx_export.export(fitted, matrices))
     np.testing.assert_array_equal(model.run(graph, matrices[ONE_ROW]), model.run(graph, training.forms(dated)[CONTEXT]))
 
@@ -184,9 +186,9 @@ def test_features_that_no_row_has_are_left_out_and_do_no_harm(undated: Table, da
 def test_trees_without_a_split_are_exported_as_what_they_add(dated: Table) -> None:
     matrices = {ONE_ROW: training.forms(dated)[ONE_ROW]}
     rows = np.arange(len(dated["Location"])) < 1000
-    config = ModelConfig(min_samples_leaf=480, max_features=0.02, l2_regularization=0.0)
-    fitted = training.fit(matrices, dated["RainTomorrow"], rows, config, 20)
-    sizes = [len(tree[0].nodes) for tree in fitted[-1]._predictors]  # pylint: disable=protected-access
+    config = ModelConfig(iterations=20, min_samples_leaf=480, max_features=0.02, l2_regularization=0.0)
+    fitted = training.fit(matrices, dated["RainTomorrow"], rows, config)
+    sizes = [len(tree[0].nodes) for tree in fitted.named_steps["classifier"]._predictors]  # pylint: disable=protected-access
     assert 1 in sizes
     assert max(sizes) > 1
     onnx_export.export(fitted, matrices)
@@ -195,7 +197,7 @@ def test_trees_without_a_split_are_exported_as_what_they_add(dated: Table) -> No
 def test_too_few_observations_to_learn_from_are_said(dated: Table) -> None:
     matrices = training.forms(dated)
     rows = np.arange(len(dated["Location"])) < 100
-    fitted = training.fit(matrices, dated["RainTomorrow"], rows, ModelConfig(min_samples_leaf=400), 3)
+    fitted = training.fit(matrices, dated["RainTomorrow"], rows, ModelConfig(iterations=3, min_samples_leaf=400))
     with pytest.raises(onnx_export.ParityError, match="too few observations to learn from"):
         onnx_export.export(fitted, matrices)
 
