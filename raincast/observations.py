@@ -210,7 +210,8 @@ def _parser(column: Column) -> _Parser:
     if column.kind == "direction":
         return _Parser(_one_of({name: name for name in DIRECTIONS}), "")
     if column.kind == "yes_no":
-        return _Parser(_one_of({"YES": 1.0, "NO": 0.0}), np.nan)
+        # Some writers of Parquet and JSON make booleans of Yes and No.
+        return _Parser(_one_of({"YES": 1.0, "NO": 0.0, "TRUE": 1.0, "FALSE": 0.0}), np.nan)
     return _Parser(_station, "")
 
 

@@ -17,6 +17,7 @@ import onnx
 import pandas as pd
 from mlflow.models import ModelSignature
 from mlflow.types import ColSpec, Schema, TensorSpec
+from mlflow.types.schema import AnyType
 from sklearn.pipeline import Pipeline
 
 from raincast import features, model, stations
@@ -80,10 +81,14 @@ def metrics(verification: dict[str, Any]) -> dict[str, float]:
 
 
 def signature() -> ModelSignature:
-    """Observations in, as weatherAUS columns of which any but Location may be absent; probabilities out."""
+    """Observations in, as weatherAUS columns of which any but Location may be absent; probabilities out.
+
+    The types are left open: for MLflow a column of whole numbers is no double, and it would refuse what pandas makes of
+    most CSV files. The pipeline checks every value itself.
+    """
+    anything = AnyType()  # type: ignore[no-untyped-call]
     columns: list[ColSpec | TensorSpec] = [
-        ColSpec("double" if column.kind == "number" else "string", column.name, required=column.kind == "station")
-        for column in COLUMNS
+        ColSpec(anything, column.name, required=column.kind == "station") for column in COLUMNS
     ]
     return ModelSignature(Schema(columns), Schema([TensorSpec(np.dtype("float64"), (-1, 2))]))
 

@@ -85,7 +85,7 @@ def test_the_report_is_complete_and_stands_alone(run: tuple[Any, Path, str]) -> 
     assert max(description["importance"].values()) > 0
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of what MLflow itself uses
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")  # MLflow's own
 def test_the_run_is_in_mlflow_with_both_models(run: tuple[Any, Path, str], slice_csv: Path) -> None:
     _, directory, store = run
     mlflow.set_tracking_uri(store)
@@ -98,7 +98,7 @@ def test_the_run_is_in_mlflow_with_both_models(run: tuple[Any, Path, str], slice
     assert logged.data.metrics["climatology.brier_skill_score"] == 0
     artifacts = {item.path for item in mlflow.artifacts.list_artifacts(run_id=logged.info.run_id)}
     assert {"report", "model.json"} <= artifacts
-    models = {m.name: m for m in mlflow.search_logged_models(output_format="list")}
+    models = {m.name: m for m in mlflow.search_logged_models([logged.info.experiment_id], output_format="list")}
     assert set(models) == {"pipeline", "graph"}
 
     frame = pd.read_csv(slice_csv, nrows=50).drop(columns="RainTomorrow")
