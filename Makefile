@@ -5,9 +5,8 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 SOURCES := raincast train.py prediction.py tests data benchmarks
-# What a model depends on. The other files only describe it or serve it.
-MODEL_FROM := train.py data/observations.csv.gz data/stations.csv \
-  $(addprefix raincast/,observations.py reading.py features.py training.py onnx_export.py model.py)
+# What a model is made of and by.
+MODEL_FROM := train.py requirements.txt data/observations.csv.gz data/stations.csv $(wildcard raincast/*.py)
 
 .PHONY: help forecast train predict test lint format unit integration accuracy benchmark benchmark-training lock clean
 

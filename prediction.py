@@ -43,13 +43,13 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
 
 def output_format(given: argparse.Namespace) -> forecast.Format:
     """The format that was asked for, in words or by the output's suffix."""
-    if given.output and not Path(given.output).resolve().parent.is_dir():
+    if given.output is not None and not Path(given.output).resolve().parent.is_dir():
         raise command.CallError(f"{given.output}: there is no such folder")
     if given.format:
         if given.format not in forecast.FORMATS:
             raise command.CallError(f"RAINCAST_FORMAT: {given.format!r} is none of {' '.join(forecast.FORMATS)}")
         return cast(forecast.Format, given.format)
-    if given.output:
+    if given.output is not None:
         suffix = Path(given.output).suffix.lower()
         if suffix not in FORMAT_OF_SUFFIX:
             known = " ".join(FORMAT_OF_SUFFIX)
@@ -64,8 +64,10 @@ def predict(given: argparse.Namespace) -> None:
     loaded = model.load(given.model)
     forecasts = forecast.forecast(loaded, reading.read(given.input))
     content = forecast.rendered(forecasts, form)
-    if given.output:
+    if given.output is not None:
         forecast.write_whole(Path(given.output), content)
+    elif sys.stdout is None:
+        raise command.CallError("standard output is closed; say -o FILE")
     else:
         sys.stdout.buffer.write(content)
 

@@ -36,40 +36,48 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     add("--sha256", default=command.setting("DATA_SHA256"), help="the data's expected SHA-256, packed or unpacked")
     add("--verify-from", default=command.setting("VERIFY_FROM"), help="YYYY-MM-DD (default: the last 20 %%)")
     add("--out", default=command.setting("OUT", str(model.DIRECTORY)), type=Path, help="model directory")
-    add("--iterations", type=int, default=training.ModelConfig.iterations, help="trees (default: %(default)s)")
-    add("--no-tracking", action="store_true", help="do not log the run to MLflow")
+    trees = command.setting("ITERATIONS", str(training.ModelConfig.iterations))
+    add("--iterations", type=command.positive, default=trees, help="trees (default: %(default)s)")
+    quiet = bool(command.setting("NO_TRACKING"))
+    add("--no-tracking", action="store_true", default=quiet, help="do not log the run to MLflow")
     return parser.parse_args(argv)
 
 
 def train(given: argparse.Namespace) -> None:
     """Read, check, fit, verify, export, save, log."""
     config = training.ModelConfig(iterations=given.iterations)
-    with source.local(given.data) as path, stage(f"reading {given.data}"):
-        data_sha256 = source.verified_sha256(given.data, path, given.sha256)
-        table = reading.read(path, name=given.data, target=True)
-        quality.check(given.data, table)
+    model.check_target(given.out)
+    name = source.shown(given.data)
+    with source.local(given.data) as path, stage(f"reading {name}"):
+        data_sha256 = source.verified_sha256(name, path, given.sha256)
+        table = reading.read(path, name=name, target=True)
+        quality.check(name, table)
     obs = table.pop(TARGET.name)
-    verified = training.verification_rows(table, config, given.verify_from)
+    known, verified = training.split(table, obs, config, given.verify_from)
     with stage("making features"):
         matrices = training.forms(table)
     with stage("choosing the threshold"):
-        threshold = training.threshold(table, matrices, obs, ~verified, config)
+        threshold = training.threshold(table, matrices, obs, known, config)
     with stage(f"fitting {config.iterations} trees"):
-        fitted = training.fit(matrices, obs, ~verified, config)
+        fitted = training.fit(matrices, obs, known, config)
     with stage("exporting"):
         graph = onnx_export.export(fitted, matrices)
     with stage("verifying"):
         session = model.session(graph)
         fcsts = {form: model.run(session, matrix[verified]) for form, matrix in matrices.items()}
-        results = training.verify(table, obs, verified, fcsts, threshold)
+        results = training.verify(table, obs, (known, verified), fcsts, threshold)
         importance = report.permutation_importance(lambda matrix: model.run(session, matrix), table, obs, verified)
     print(report.as_text(report.score_table(results)))
     with stage(f"saving {given.out}"):
         pipeline = training.pipeline(fitted)
-        description = training.describe(config, table, ~verified, given.data, data_sha256)
+        description = training.describe(config, table, known, name, data_sha256)
         description |= {"threshold": threshold, "verification": results, "importance": importance}
-        files = {model.GRAPH: graph, model.PIPELINE: training.dumped(pipeline)}
-        model.save(given.out, description, files, partial(report.write, fcsts=fcsts, obs=obs[verified]))
+        model.save(
+            given.out,
+            description,
+            {model.GRAPH: graph, model.PIPELINE: training.dumped(pipeline)},
+            partial(report.write, fcsts=fcsts, obs=obs[verified]),
+        )
     if not given.no_tracking:
         from raincast import tracking  # pylint: disable=import-outside-toplevel
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import argparse
+import contextlib
 import os
 import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
 
-from raincast.model import ModelError
+from raincast.model import ModelError, TargetError
 from raincast.observations import ObservationError
 
 DONE, FAILED, WRONG_INPUT, INTERRUPTED = 0, 1, 2, 130
@@ -23,18 +25,34 @@ def setting(name: str, default: str | None = None) -> str | None:
     return os.environ.get(f"RAINCAST_{name}") or default
 
 
+def positive(text: str) -> int:
+    """A whole number above 0, for argparse."""
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{number} is not above 0")
+    return number
+
+
 def run(command: Callable[[], None]) -> int:
     """Run a command and return its exit code: 0 done, 2 the input or the call is wrong, 1 anything else.
 
     Expected errors become one line on stderr; an unexpected one keeps its traceback, which somebody has to read.
     """
     name = Path(sys.argv[0]).name
+    said: set[str] = set()
+
+    def warn(message: Warning | str, *_args: object, **_kwargs: object) -> None:
+        if str(message) not in said:
+            said.add(str(message))
+            _say(f"{name}: warning", message)
+
     with warnings.catch_warnings():
-        warnings.showwarning = lambda message, *_args, **_kwargs: print(f"{name}: warning: {message}", file=sys.stderr)
+        warnings.showwarning = warn
         try:
             command()
-            sys.stdout.flush()
-        except (ObservationError, CallError) as error:
+            if sys.stdout is not None:
+                sys.stdout.flush()
+        except (ObservationError, CallError, TargetError) as error:
             return _say(name, error, WRONG_INPUT)
         except ModelError as error:
             return _say(name, error, FAILED)
@@ -50,6 +68,9 @@ def run(command: Callable[[], None]) -> int:
     return DONE
 
 
-def _say(name: str, message: object, code: int) -> int:
-    print(f"{name}: {message}", file=sys.stderr)
+def _say(name: str, message: object, code: int = DONE) -> int:
+    # With standard error closed, print would write to standard output instead, into the forecasts.
+    if sys.stderr is not None:
+        with contextlib.suppress(OSError):
+            print(f"{name}: {message}", file=sys.stderr, flush=True)
     return code

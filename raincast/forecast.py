@@ -74,13 +74,12 @@ def _parquet(forecasts: Table) -> bytes:
 
 def write_whole(path: Path, content: bytes) -> None:
     """Write a file whole or not at all: to a temporary neighbour first, then renamed. A link's target is replaced."""
-    path = path.resolve()
     try:
         if path.exists() and not path.is_file():
             # A device or a pipe, such as /dev/stdout, is written to; to rename over it would destroy it.
             path.write_bytes(content)
         else:
-            _replace(path, content)
+            _replace(path.resolve(), content)
     except OSError as error:
         error.filename = str(path)
         raise

@@ -13,6 +13,7 @@ import math
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,11 +28,18 @@ from raincast import __version__, features, stations
 DIRECTORY = Path(__file__).resolve().parent.parent / "model"
 DESCRIPTION, GRAPH, PIPELINE = "model.json", "model.onnx", "model.joblib"
 INPUT = "features"
+REPORT = "report"
+DECIMALS = 12
+STALE_SECONDS = 3600.0
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 
 
 class ModelError(RuntimeError):
     """The model directory is absent, incomplete, changed, or made for other features."""
+
+
+class TargetError(ValueError):
+    """A model cannot be saved where it should be."""
 
 
 def sha256(data: bytes) -> str:
@@ -51,7 +59,8 @@ def session(graph: bytes) -> onnxruntime.InferenceSession:
 def run(graph: onnxruntime.InferenceSession, matrix: NDArray[np.float64]) -> NDArray[np.float64]:
     """Probability of rain for each row of a feature matrix, shape (rows,)."""
     (fcst,) = graph.run(None, {INPUT: matrix})
-    return np.asarray(fcst)
+    # onnxruntime adds the trees of one row and of many in another order: the last digit is not the model's.
+    return np.asarray(np.round(fcst, DECIMALS))
 
 
 @dataclass(frozen=True)
@@ -120,6 +129,21 @@ def _canonical(description: dict[str, Any]) -> bytes:
     return json.dumps(description, sort_keys=True, indent=1, allow_nan=False).encode()
 
 
+def check_target(directory: Path) -> None:
+    """Raise TargetError where no model can be saved, or where something else than a model would be lost by it."""
+    directory = directory.resolve()
+    try:
+        if directory.exists():
+            ours = {DESCRIPTION, GRAPH, PIPELINE, REPORT}
+            there = {path.name for path in directory.iterdir()}
+            if there and (DESCRIPTION not in there or not there <= ours):
+                raise TargetError(f"{directory}: holds other things than a model, which saving would delete")
+        directory.parent.mkdir(parents=True, exist_ok=True)
+        os.rmdir(tempfile.mkdtemp(prefix=f".{directory.name}.", dir=directory.parent))
+    except OSError as error:
+        raise TargetError(f"{directory}: no model can be saved there: {error.strerror}") from error
+
+
 def save(
     directory: Path,
     description: dict[str, Any],
@@ -131,8 +155,12 @@ def save(
     `files` is what the directory holds besides the description, model.onnx among it; `report` writes the report on the
     completed description into the folder it is given.
     """
+    check_target(directory)
     directory = directory.resolve()
-    directory.parent.mkdir(parents=True, exist_ok=True)
+    for left in directory.parent.glob(f".{directory.name}.*"):
+        # What a killed training left. A younger one may be another training's, still at work.
+        if time.time() - left.stat().st_mtime > STALE_SECONDS:
+            shutil.rmtree(left, ignore_errors=True)
     made = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", dir=directory.parent))
     try:
         made.chmod(0o755)
@@ -147,8 +175,8 @@ def save(
         for name, content in files.items():
             _write(made / name, content)
         _write(made / DESCRIPTION, _canonical(description | {"sha256": sha256(_canonical(description))}) + b"\n")
-        (made / "report").mkdir()
-        report(made / "report", description)
+        (made / REPORT).mkdir()
+        report(made / REPORT, description)
         _swap(made, directory)
     finally:
         shutil.rmtree(made, ignore_errors=True)
@@ -182,5 +210,9 @@ def _swap(new: Path, directory: Path) -> None:
     # Systems that cannot exchange two names in one step: for an instant there is no model, never half a one.
     old = new.with_name(new.name + ".old")
     directory.rename(old)
-    new.rename(directory)
+    try:
+        new.rename(directory)
+    except OSError:
+        old.rename(directory)
+        raise
     old.rename(new)

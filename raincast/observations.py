@@ -8,6 +8,7 @@ strings for Location and wind directions ("" for missing), datetime64[D] for Dat
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -38,7 +39,7 @@ class Column:
     def limit(self) -> str:
         """What a value has to be, in words."""
         return {
-            "station": "a station's name of at most 64 characters",
+            "station": "a station's name of at most 64 printable characters",
             "date": "a date as YYYY-MM-DD, 1900-01-01 to 2199-12-31",
             "direction": "one of " + " ".join(DIRECTIONS),
             "yes_no": "Yes or No",
@@ -180,7 +181,9 @@ def _number(column: Column) -> Callable[[str], float]:
 
 def _date(text: str) -> np.datetime64:
     # Parquet and JSON writers put midnight behind a date.
-    match = re.fullmatch(r"((?:19|20|21)\d\d-\d\d-\d\d)(?:[T ]00:00(?::00(?:\.0+)?)?Z?)?", text, re.ASCII)
+    match = re.fullmatch(
+        r"((?:19|20|21)\d\d-\d\d-\d\d)(?:[T ]00:00(?::00(?:\.0+)?)?(?:Z|\+00(?::?00)?)?)?", text, re.ASCII
+    )
     if not match:
         raise ValueError(text)
     return np.datetime64(match[1], "D")
@@ -197,7 +200,8 @@ def _one_of(values: dict[str, Any]) -> Callable[[str], Any]:
 
 
 def _station(text: str) -> str:
-    if len(text) > 64:
+    # What a terminal or a page would not print as it is stands in no station's name.
+    if len(text) > 64 or not text.isprintable():
         raise ValueError(text)
     return text
 
@@ -221,7 +225,7 @@ def check_header(source: str, header: Sequence[str], *, target: bool = False) ->
     Raises ObservationError where a column stands twice, where Location, every measurement or (with `target`)
     RainTomorrow is absent.
     """
-    twice = sorted({name for name in header if header.count(name) > 1})
+    twice = sorted(name for name, count in Counter(header).items() if name and count > 1)
     found = "found: " + (shorten(", ".join(header), 200) or "nothing")
     if twice:
         raise ObservationError(f"{source}: the column {', '.join(map(shorten, twice))} stands there more than once")
@@ -232,7 +236,7 @@ def check_header(source: str, header: Sequence[str], *, target: bool = False) ->
     if target and TARGET.name not in header:
         raise ObservationError(f"{source}: there is no column {TARGET.name} to learn from ({found})")
     known = {column.name for column in COLUMNS} | ANSWERS
-    return [name for name in header if name not in known]
+    return [name or "(no name)" for name in header if name not in known]
 
 
 def parse_blocks(
@@ -258,7 +262,7 @@ def parse_blocks(
                 continue
             parser, texts = parsers[column.name], block[column.name]
             table[column.name] = _column_array(column, [parser[text] for text in texts])
-            required = column.name in ("Location", TARGET.name)
+            required = column.kind == "station"
             if parser.wrong or (required and _missing(table[column.name]).any()):
                 absent = _missing(table[column.name])
                 found += [

@@ -15,6 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 from sklearn.pipeline import Pipeline
 
 from raincast import features, model
+from raincast.observations import ObservationError
 
 OUTPUT = "probability_of_rain"
 TOLERANCE = 1e-9
@@ -36,7 +37,7 @@ def to_onnx(fitted: Pipeline) -> bytes:
     constant = sum(float(tree["value"][0]) for tree in trees if len(tree) == 1)
     trees = [tree for tree in trees if len(tree) > 1]
     if not trees:
-        raise ParityError("no tree has a split: there are too few observations to learn from")
+        raise ObservationError("no tree has a split: there are too few observations to learn from")
     # Trees and baseline have no public accessor; the parity check at every export guards against a change of them.
     baseline = fitted[-1]._baseline_prediction.reshape(1) + constant  # pylint: disable=protected-access
     nodes = [

@@ -18,6 +18,18 @@ SEVERAL_DAYS_EVAPORATION_MM = 30.0
 def check(source: str, table: Table) -> None:
     """Raise ObservationError where a table cannot be learned from; warn once for each doubtful relation in it."""
     frame = pd.DataFrame(table)
+    undated = int(frame["Date"].isna().sum())
+    if 0 < undated < len(frame):
+        raise ObservationError(
+            f"{source}: {undated} of {len(frame)} rows have no date; training needs all dates or none"
+        )
+    unknown = int(frame[TARGET.name].isna().sum())
+    if unknown:
+        warnings.warn(
+            f"{source}: {unknown} of {len(frame)} rows have no {TARGET.name}; they are context for the others, no more",
+            ObservationWarning,
+            stacklevel=2,
+        )
     try:
         training_schema().validate(frame, lazy=True)
     except pa.errors.SchemaErrors as error:
@@ -46,7 +58,7 @@ def training_schema() -> pa.DataFrameSchema:
         error=f"at least {LEAST_OF_EACH} rows each of Yes and No",
     )
     columns = {column.name: pa.Column(None, _limits(column), nullable=True) for column in COLUMNS}
-    return pa.DataFrameSchema({**columns, TARGET.name: pa.Column(float, [*_limits(TARGET), outcomes], nullable=False)})
+    return pa.DataFrameSchema({**columns, TARGET.name: pa.Column(float, [*_limits(TARGET), outcomes], nullable=True)})
 
 
 def _limits(column: Column) -> list[pa.Check]:

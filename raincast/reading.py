@@ -10,8 +10,10 @@ import csv
 import gzip
 import io
 import json
+import os
 import re
 import shutil
+import stat
 import sys
 import tempfile
 import warnings
@@ -39,6 +41,8 @@ from raincast.observations import (
 BLOCK_ROWS = 50_000
 # A weatherAUS line has about 120 characters; a line this long is no observation, and is not read into memory.
 LONGEST_LINE = 65_536
+# JSON is read as a whole, and takes several times its size.
+LARGEST_JSON = 268_435_456
 STDIN = "-"
 
 Block = tuple[dict[str, Sequence[str]], list[Problem]]
@@ -52,7 +56,7 @@ def read(source: str | Path, *, name: str | None = None, target: bool = False) -
     ObservationError, naming file, row, column, value and limit.
     """
     name = name or ("standard input" if str(source) == STDIN else str(source))
-    with readable(name), _opened(source) as raw, unpacked(raw) as file:
+    with readable(name), _opened(source) as raw, unpacked(name, raw) as file:
         start = file.peek(4)  # type: ignore[attr-defined]
         if not start:
             raise ObservationError(f"{name}: the file is empty")
@@ -88,12 +92,14 @@ def readable(name: str) -> Iterator[None]:
 
 def _opened(source: str | Path) -> AbstractContextManager[IO[bytes]]:
     if str(source) == STDIN:
+        if sys.stdin is None:
+            raise ObservationError("standard input is closed")
         return open(sys.stdin.fileno(), "rb", closefd=False)
     return open(source, "rb")
 
 
 @contextmanager
-def unpacked(raw: IO[bytes]) -> Iterator[IO[bytes]]:
+def unpacked(name: str, raw: IO[bytes]) -> Iterator[IO[bytes]]:
     """The plain bytes of a plain, gzipped or zipped stream, buffered."""
     start = cast(io.BufferedReader, raw).peek(4)
     if start.startswith(b"\x1f\x8b"):
@@ -103,7 +109,9 @@ def unpacked(raw: IO[bytes]) -> Iterator[IO[bytes]]:
         with _seekable(raw) as whole, zipfile.ZipFile(whole) as archive:
             members = [member for member in archive.infolist() if not member.is_dir()]
             if len(members) != 1:
-                raise zipfile.BadZipFile(f"{len(members)} files in the zip archive, one expected")
+                raise ObservationError(f"{name}: {len(members)} files in the zip archive, one is expected")
+            if members[0].flag_bits & 1 or members[0].compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+                raise ObservationError(f"{name}: the zip archive is encrypted or packed in an unusual way")
             with archive.open(members[0]) as member_file:
                 yield io.BufferedReader(cast(io.RawIOBase, member_file))
     else:
@@ -121,7 +129,7 @@ def _seekable(file: IO[bytes]) -> Iterator[IO[bytes]]:
 
 
 def _csv(name: str, file: IO[bytes]) -> tuple[list[str], Iterator[Block]]:
-    rows = csv.reader(_lines(name, file), strict=True, skipinitialspace=True)
+    rows = csv.reader(_lines(name, file), skipinitialspace=True)
     records = _csv_records(name, rows)
     header = [column.strip() for column in next(records, [])]
     if len(header) == 1:
@@ -155,7 +163,7 @@ def _csv_records(name: str, rows: Any) -> Iterator[list[str]]:
             return
         except csv.Error as error:
             raise ObservationError(f"{name}: line {rows.line_num} is not CSV: {error}") from error
-        if row:
+        if len(row) > 1 or (row and row[0].strip()):
             yield row
 
 
@@ -173,14 +181,15 @@ def _csv_blocks(header: list[str], records: Iterator[list[str]]) -> Iterator[Blo
 
 def _json(name: str, file: IO[bytes]) -> tuple[list[str], Iterator[Block]]:
     """An array of records, {"observations": [records]}, or JSON Lines."""
+    content = file.read(LARGEST_JSON + 1)
+    if len(content) > LARGEST_JSON:
+        raise ObservationError(f"{name}: more than {LARGEST_JSON} bytes of JSON; send CSV or Parquet")
     try:
-        text = file.read().decode("utf-8-sig")
+        text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ObservationError(f"{name}: the JSON is not UTF-8 at byte {error.start + 1}") from error
     # Numbers stay the text they are, so that they meet the same parser as every other format's.
-    decoder = json.JSONDecoder(
-        parse_float=str, parse_int=str, parse_constant=str, object_pairs_hook=lambda pairs: _record(name, pairs)
-    )
+    decoder = json.JSONDecoder(parse_float=str, parse_int=str, parse_constant=str, object_pairs_hook=_Record)
     values, position = [], len(text) - len(text.lstrip())
     try:
         while position < len(text):
@@ -194,15 +203,20 @@ def _json(name: str, file: IO[bytes]) -> tuple[list[str], Iterator[Block]]:
         records = records.get("observations", values)
     if not isinstance(records, list) or not all(isinstance(record, dict) for record in records):
         raise ObservationError(f"{name}: the JSON is not a list of observations, each an object")
+    for record in records:
+        if record.repeated:
+            check_header(name, record.repeated)
     header = list(dict.fromkeys(column for record in records for column in record))
-    return header, iter([({c: [_text(record.get(c)) for record in records] for c in header}, [])])
+    wanted = [column.name for column in (*COLUMNS, TARGET) if column.name in header]
+    return header, iter([({c: [_text(record.get(c)) for record in records] for c in wanted}, [])])
 
 
-def _record(name: str, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    record = dict(pairs)
-    if len(record) != len(pairs):
-        check_header(name, [column for column, _ in pairs])
-    return record
+class _Record(dict[str, Any]):
+    """A JSON object that remembers its names where one stands there twice."""
+
+    def __init__(self, pairs: list[tuple[str, Any]]) -> None:
+        super().__init__(pairs)
+        self.repeated = [column for column, _ in pairs] if len(pairs) > len(self) else []
 
 
 def _text(value: Any) -> str:
@@ -213,9 +227,16 @@ def _text(value: Any) -> str:
 
 @contextmanager
 def _on_disk(file: IO[bytes]) -> Iterator[str]:
-    """A path for a stream: its own where it is a plain file, else a temporary copy."""
-    if isinstance(getattr(file, "raw", None), io.FileIO) and isinstance(file.name, str):
-        yield file.name
+    """A path for a stream: of a link to it where it is a plain file, else of a temporary copy.
+
+    Never its own path: in that, duckdb would see patterns of other files and columns in the folders' names.
+    """
+    raw = getattr(file, "raw", None)
+    if isinstance(raw, io.FileIO) and isinstance(raw.name, str) and stat.S_ISREG(os.fstat(raw.fileno()).st_mode):
+        with tempfile.TemporaryDirectory(prefix="raincast-") as folder:
+            link = Path(folder) / "observations.parquet"
+            link.symlink_to(Path(raw.name).absolute())
+            yield str(link)
     else:
         with _seekable(file) as whole:
             yield whole.name
@@ -227,15 +248,32 @@ def _parquet(name: str, path: str, *, target: bool) -> Table:
 
     try:
         with duckdb.connect() as database:
-            header = [row[0] for row in database.execute("DESCRIBE SELECT * FROM read_parquet(?)", [path]).fetchall()]
-            wanted = [column.name for column in (*COLUMNS, TARGET) if column.name in header] or header[:1]
+            header = _parquet_header(database.execute("SELECT name, num_children FROM parquet_schema(?)", [path]))
+            check_header(name, header, target=target)
+            wanted = [column.name for column in (*COLUMNS, TARGET) if column.name in header]
+            alike = {column.lower() for column in wanted} & {c.lower() for c in header if c not in wanted}
+            if alike:
+                raise ObservationError(f"{name}: columns differ only in capital letters: {', '.join(sorted(alike))}")
             names = ", ".join(f'"{column}"::VARCHAR' for column in wanted)
-            rows = database.execute(f"SELECT {names} FROM read_parquet(?)", [path])
+            rows = database.execute(f"SELECT {names} FROM read_parquet(?, hive_partitioning = false)", [path])
             return _table(name, header, _parquet_blocks(wanted, rows.fetchmany), target=target)
     except duckdb.Error as error:
         raise ObservationError(
             f"{name}: not a readable Parquet file: {shorten(' '.join(str(error).split()), 200)}"
         ) from error
+
+
+def _parquet_header(schema: Any) -> list[str]:
+    """Names of the top-level columns of a Parquet schema, which lists the root, then each column before its parts."""
+    (_, count), *rest = schema.fetchall()
+    header, parts = [], 0
+    for name, children in rest:
+        if parts:
+            parts -= 1
+        else:
+            header.append(str(name))
+        parts += children or 0
+    return header[: count or 0]
 
 
 def _parquet_blocks(columns: list[str], fetch: Callable[[int], list[tuple[str | None, ...]]]) -> Iterator[Block]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import html
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -184,7 +185,9 @@ def _groups(groups: dict[str, Any], title: str) -> list[list[str]]:
     names = ("brier_skill_score", "roc_auc", "expected_calibration_error", "frequency_bias")
     rows = [[title, "forecasts", *(SCORES[name] for name in names)]]
     for group, values in groups.items():
-        rows.append([group, f"{values['count']:.0f}", *(number(values[name]) for name in names)])
+        # Whatever a station is called, its name is text, not markup.
+        name = html.escape(group).replace("|", "&#124;")
+        rows.append([name, f"{values['count']:.0f}", *(number(values[score]) for score in names)])
     return rows
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import http.client
 import shutil
 import tempfile
 import urllib.error
@@ -11,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
+from urllib.parse import urlsplit, urlunsplit
 
 from raincast import __version__
 from raincast.observations import ObservationError
@@ -20,21 +22,39 @@ USER_AGENT = f"raincast/{__version__}"
 TIMEOUT_SECONDS = 60.0
 
 
+def shown(source: str) -> str:
+    """What messages and model.json call a source: a URL without user, password and query, which may hold secrets."""
+    if "://" not in source:
+        return source
+    try:
+        parts = urlsplit(source)
+    except ValueError:
+        return "the URL"
+    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+
+
 @contextmanager
 def local(source: str) -> Iterator[Path]:
     """A path for a path or an http(s) URL; what was downloaded is gone at the end. Raises ObservationError."""
-    if not source.startswith(("http://", "https://")):
+    if "://" not in source:
         yield Path(source)
         return
+    if not source.lower().startswith(("http://", "https://")):
+        raise ObservationError(f"{shown(source)}: neither a path nor an http(s) URL")
     with tempfile.NamedTemporaryFile(prefix="raincast-") as file:
-        request = urllib.request.Request(source, headers={"User-Agent": USER_AGENT})
         try:
+            request = urllib.request.Request(source, headers={"User-Agent": USER_AGENT})
             with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS) as answer:
                 shutil.copyfileobj(answer, file)
+                expected = answer.headers["Content-Length"]
         except urllib.error.HTTPError as error:
-            raise ObservationError(f"{source}: cannot be downloaded: {error.code} {error.reason}") from error
-        except OSError as error:
-            raise ObservationError(f"{source}: cannot be downloaded: {getattr(error, 'reason', error)}") from error
+            raise ObservationError(f"{shown(source)}: cannot be downloaded: {error.code} {error.reason}") from error
+        except (OSError, ValueError, http.client.HTTPException) as error:
+            reason = getattr(error, "reason", error)
+            raise ObservationError(f"{shown(source)}: cannot be downloaded: {reason}") from error
+        # Python takes a connection that closes early for the end of the file.
+        if expected is not None and file.tell() != int(expected):
+            raise ObservationError(f"{shown(source)}: the download ended after {file.tell()} of {expected} bytes")
         file.flush()
         yield Path(file.name)
 
@@ -47,7 +67,7 @@ def verified_sha256(name: str, path: Path, expected: str | None) -> str:
     with readable(name), path.open("rb") as raw:
         packed = _sha256(raw)
         raw.seek(0)
-        with unpacked(raw) as file:
+        with unpacked(name, raw) as file:
             content = _sha256(file)
     if expected and expected.lower() not in (packed, content):
         raise ObservationError(f"{name}: its SHA-256 is {packed} (unpacked {content}), expected was {expected}")

@@ -19,6 +19,7 @@ from mlflow.models import ModelSignature
 from mlflow.types import ColSpec, Schema, TensorSpec
 from mlflow.types.schema import AnyType
 from sklearn.pipeline import Pipeline
+from sqlalchemy.exc import SQLAlchemyError
 
 from raincast import features, model, stations
 from raincast.observations import COLUMNS, Table, take
@@ -57,7 +58,7 @@ def log(directory: Path, pipeline: Pipeline, table: Table) -> str:
             mlflow.log_artifact(str(directory / model.DESCRIPTION))
             _log_pipeline(pipeline, example)
             _log_graph(directory, features.build(take(table, slice(0, EXAMPLE_ROWS))))
-    except (mlflow.MlflowException, OSError) as error:
+    except (mlflow.MlflowException, SQLAlchemyError, OSError) as error:
         first_line = str(error).split("\n", 1)[0]
         raise TrackingError(f"the model is saved in {directory}, but not logged to {store}: {first_line}") from error
     return str(run.info.run_id)

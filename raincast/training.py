@@ -13,7 +13,6 @@ from dataclasses import asdict, dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit, urlunsplit
 
 import joblib
 import numpy as np
@@ -89,24 +88,33 @@ def last_share(table: Table, share: float, among: Rows | None = None) -> Rows:
     return chosen
 
 
-def verification_rows(table: Table, config: ModelConfig, verify_from: str | None = None) -> Rows:
-    """Which rows are kept for verification: from a date (YYYY-MM-DD) on, or the last share.
+def split(table: Table, obs: Array, config: ModelConfig, verify_from: str | None = None) -> tuple[Rows, Rows]:
+    """Which rows are fitted and which are verified: before and from a date (YYYY-MM-DD), or the last share.
 
-    Raises ObservationError where either side of the split would be empty.
+    Rows whose outcome is unknown (NaN in `obs`) are in neither. Raises ObservationError where one side lacks rain days
+    or dry days.
     """
     if verify_from is None:
-        return last_share(table, config.verification_share)
-    try:
-        first = np.datetime64(dt.date.fromisoformat(verify_from))
-    except ValueError as error:
-        raise ObservationError(f"--verify-from: {verify_from!r} is not a date as YYYY-MM-DD") from error
-    if np.isnat(table["Date"]).any():
-        raise ObservationError(f"--verify-from {verify_from}: the observations have rows without a date")
-    rows = np.asarray(table["Date"] >= first)
-    if rows.all() or not rows.any():
-        period = f"{table['Date'].min()} to {table['Date'].max()}"
-        raise ObservationError(f"--verify-from {verify_from}: not within the observations, {period}")
-    return rows
+        verified = last_share(table, config.verification_share)
+    else:
+        try:
+            first = np.datetime64(dt.date.fromisoformat(verify_from))
+        except ValueError as error:
+            raise ObservationError(f"--verify-from: {verify_from!r} is not a date as YYYY-MM-DD") from error
+        if np.isnat(table["Date"]).any():
+            raise ObservationError(f"--verify-from {verify_from}: the observations have rows without a date")
+        verified = np.asarray(table["Date"] >= first)
+    known = ~np.isnan(obs)
+    sides = known & ~verified, known & verified
+    for name, rows in zip(("training", "verification"), sides, strict=True):
+        _require_both(obs, rows, f"the {name} period")
+    return sides
+
+
+def _require_both(obs: Array, rows: Rows, where: str) -> None:
+    wet, dry = int(np.sum(obs[rows] == 1)), int(np.sum(obs[rows] == 0))
+    if not wet or not dry:
+        raise ObservationError(f"{where} has {wet} rain days and {dry} dry days, it needs some of each")
 
 
 def fit(matrices: dict[str, Array], obs: Array, rows: Rows, config: ModelConfig) -> Pipeline:
@@ -170,6 +178,8 @@ class _Trees(io.TextIOBase):
 def threshold(table: Table, matrices: dict[str, Array], obs: Array, rows: Rows, config: ModelConfig) -> float:
     """The probability with the best F1 on the last part of the training rows, by trees that have not seen it."""
     validation = last_share(table, config.validation_share, rows)
+    _require_both(obs, rows & ~validation, "the training period before its validation")
+    _require_both(obs, validation, "the validation period at the end of the training")
     # Its forecasts are calibrated, and then the threshold hardly depends on the trees: a tenth of them, learning three
     # times as fast, are enough and cost a tenth of the time.
     quick = replace(config, iterations=max(1, config.iterations // 10), learning_rate=config.learning_rate * 3)
@@ -179,12 +189,13 @@ def threshold(table: Table, matrices: dict[str, Array], obs: Array, rows: Rows, 
 
 
 def verify(
-    table: Table, obs: Array, verified: Rows, fcsts: dict[str, Array], threshold_probability: float
+    table: Table, obs: Array, rows: tuple[Rows, Rows], fcsts: dict[str, Array], threshold_probability: float
 ) -> dict[str, Any]:
-    """Verification of forecasts for the `verified` rows, beside baselines that know only the other rows."""
+    """Verification of forecasts for the verified rows of a split, beside baselines that know only its fitted rows."""
+    known, verified = rows
     locations, dates, wet = table["Location"], table["Date"], features.wet(table)
-    climatology = Climatology.fit(locations[~verified], dates[~verified], obs[~verified])
-    persistence = Persistence.fit(locations[~verified], wet[~verified], obs[~verified])
+    climatology = Climatology.fit(locations[known], dates[known], obs[known])
+    persistence = Persistence.fit(locations[known], wet[known], obs[known])
     baselines = {
         "climatology": climatology.forecast(locations[verified], dates[verified]),
         "persistence": persistence.forecast(locations[verified], wet[verified]),
@@ -199,7 +210,7 @@ def describe(config: ModelConfig, table: Table, rows: Rows, data: str, data_sha2
     dates = table["Date"][rows]
     libraries = ("numpy", "scikit-learn", "onnx", "onnxruntime")
     return {
-        "data": _without_secrets(data),
+        "data": data if "://" in data else Path(data).name,
         "data_sha256": data_sha256,
         "rows": int(np.sum(rows)),
         "period": None if np.isnat(dates).any() else [str(dates.min()), str(dates.max())],
@@ -207,14 +218,6 @@ def describe(config: ModelConfig, table: Table, rows: Rows, data: str, data_sha2
         "commit": commit(),
         "versions": {"python": platform.python_version()} | {name: metadata.version(name) for name in libraries},
     }
-
-
-def _without_secrets(data: str) -> str:
-    """The name of a file, or a URL without user, password and query, which may hold tokens."""
-    parts = urlsplit(data)
-    if parts.scheme not in ("http", "https"):
-        return Path(data).name
-    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
 
 
 def commit() -> str | None:

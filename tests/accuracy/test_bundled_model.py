@@ -56,13 +56,13 @@ def test_the_figures_in_the_description_come_from_what_serves(trained: Path, ver
     loaded = model.load(trained)
     table = reading.read(ROOT / "data" / "observations.csv.gz", target=True)
     obs = table.pop("RainTomorrow")
-    rows = training.verification_rows(table, training.ModelConfig())
+    known, rows = training.split(table, obs, training.ModelConfig())
     fcst = loaded.probability_of_rain(features.build(table)[rows])
     scores = verification["forms"][training.ONE_ROW]
     assert brier_score(fcst, obs[rows]) == pytest.approx(scores["brier_score"], abs=1e-12)
     assert roc_auc(fcst, obs[rows]) == pytest.approx(scores["roc_auc"], abs=1e-12)
     assert expected_calibration_error(fcst, obs[rows]) == pytest.approx(scores["expected_calibration_error"], abs=1e-12)
-    climatology = Climatology.fit(table["Location"][~rows], table["Date"][~rows], obs[~rows])
+    climatology = Climatology.fit(table["Location"][known], table["Date"][known], obs[known])
     reference = climatology.forecast(table["Location"][rows], table["Date"][rows])
     skill = brier_skill_score(fcst, obs[rows], reference)
     assert skill == pytest.approx(scores["brier_skill_score"], abs=1e-12)
@@ -79,3 +79,11 @@ def test_joblib_and_onnx_forecast_the_same(trained: Path) -> None:
 
 def test_what_serves_is_small(trained: Path) -> None:
     assert (trained / model.GRAPH).stat().st_size <= 5_000_000
+
+
+def test_each_of_many_rows_alone_is_forecast_as_in_the_batch(trained: Path) -> None:
+    loaded = model.load(trained)
+    table = reading.read(ROOT / "data" / "observations.csv.gz")
+    matrix = features.build({name: values[:2000] for name, values in table.items()})
+    alone = [loaded.probability_of_rain(matrix[row : row + 1])[0] for row in range(2000)]
+    np.testing.assert_array_equal(alone, loaded.probability_of_rain(matrix))

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import gzip
 import re
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from tests.conftest import Command
+from tests.conftest import ROOT, Command
 
 HEADER = "Date,Location,Rainfall,Humidity3pm,WindDir9am\n"
 GOOD = "2017-01-01,Albury,0.2,45,N\n"
@@ -48,7 +51,7 @@ BAD = {
     "UTF-16": (with_rows(GOOD).decode().encode("utf-16"), "line 1 (has a zero byte|is not UTF-8)"),
     "a field too many": (with_rows("2017-01-01,Albury,0,45,N,7"), "row 1, fields: '6' is not 5, as in the header"),
     "a field too few": (with_rows("2017-01-01,Albury,0"), "row 1, fields: '3' is not 5, as in the header"),
-    "an open quote": (with_rows('2017-01-01,"Albury,0,45,N'), "is not CSV: unexpected end of data"),
+    "an open quote": (with_rows('2017-01-01,"Albury,0,45,N'), "row 1, fields: '2' is not 5, as in the header"),
     "broken JSON": (b'[{"Location": "Albury", ', "not valid JSON"),
     "broken Parquet": (b"PAR1" + bytes(50) + b"PAR1", "not a readable Parquet file"),
 }
@@ -110,7 +113,51 @@ def test_a_wrong_call_is_refused(command: Command, tmp_path: Path, trained: Path
     assert b"RAINCAST_FORMAT" in answer.stderr
 
 
-def test_a_damaged_model_is_exit_code_1_with_one_line(command: Command, tmp_path: Path) -> None:
+@pytest.mark.parametrize("count", ["0", "-5", "many"])
+def test_a_number_of_trees_that_is_none_is_refused(count: str, command: Command) -> None:
+    answer = command("train.py", "--iterations", count)
+    assert answer.returncode == 2
+    assert b"argument --iterations" in answer.stderr
+
+
+def test_a_folder_of_other_things_is_refused_before_the_training(command: Command, tmp_path: Path) -> None:
+    (tmp_path / "precious.txt").write_text("precious")
+    answer = command("train.py", "--out", tmp_path)
+    assert_refused(answer, f"^train.py: {tmp_path}: holds other things than a model, which saving would delete")
+    assert (tmp_path / "precious.txt").read_text() == "precious"
+
+
+@pytest.mark.parametrize(
+    ("redirection", "code", "message"),
+    [
+        ("- <&-", 2, "standard input is closed"),
+        (">&-", 2, "standard output is closed; say -o FILE"),
+        ("nowhere.csv 2>&-", 2, ""),
+        ("nowhere.csv 2>/dev/full", 2, ""),
+        ("--format csv -o /dev/stdout | cat", 0, ""),
+    ],
+)
+def test_closed_and_full_streams(redirection: str, code: int, message: str, trained: Path) -> None:
+    call = f"set -o pipefail; '{sys.executable}' '{ROOT / 'prediction.py'}' --model '{trained}' {redirection}"
+    answer = subprocess.run(["bash", "-c", call], capture_output=True, text=True, check=False)
+    assert answer.returncode == code, answer.stderr
+    assert message in answer.stderr
+    assert "Traceback" not in answer.stderr
+    assert answer.stdout.count("\n") == (50 if code == 0 else 0)
+
+
+def test_a_changed_model_is_refused_by_the_command(command: Command, trained: Path, tmp_path: Path) -> None:
+    changed = Path(shutil.copytree(trained, tmp_path / "model"))
+    content = bytearray((changed / "model.onnx").read_bytes())
+    content[1000] ^= 1
+    (changed / "model.onnx").write_bytes(content)
+    answer = command("prediction.py", "--model", changed)
+    assert (answer.returncode, answer.stdout) == (1, b"")
+    assert answer.stderr.decode().startswith(f"prediction.py: {changed}/model.onnx: SHA-256 differs")
+    assert answer.stderr.count(b"\n") == 1
+
+
+def test_a_missing_model_is_exit_code_1_with_one_line(command: Command, tmp_path: Path) -> None:
     answer = command("prediction.py", "--model", tmp_path)
     assert answer.returncode == 1
     assert answer.stderr.decode().startswith(f"prediction.py: {tmp_path}/model.json: there is no such file")

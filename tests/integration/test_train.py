@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import json
-import os
+import io
+import shutil
 import signal
 import subprocess
 import sys
@@ -144,22 +144,69 @@ def test_a_tracking_server_that_is_away_costs_the_log_not_the_model(
     assert model.load(out).threshold > 0
 
 
-@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
-def test_a_training_stopped_in_the_middle_leaves_the_old_model(
-    stop: signal.Signals, slice_csv: Path, trained: Path, tmp_path: Path
+@pytest.mark.parametrize(
+    ("stage", "stop"),
+    [
+        (b"fitting", signal.SIGINT),
+        (b"fitting", signal.SIGTERM),
+        (b"fitting", signal.SIGKILL),
+        (b"saving", signal.SIGKILL),
+    ],
+)
+def test_a_training_stopped_in_the_middle_leaves_a_usable_model(
+    stage: bytes, stop: signal.Signals, slice_csv: Path, trained: Path, tmp_path: Path
 ) -> None:
-    old = tmp_path / "model"
-    old.symlink_to(trained, target_is_directory=True)
-    before = json.loads((old / "model.json").read_text())
-    call = [sys.executable, ROOT / "train.py", "--data", slice_csv, "--out", old, "--no-tracking"]
-    with subprocess.Popen(call, stderr=subprocess.PIPE, cwd=tmp_path) as process:
+    old = Path(shutil.copytree(trained, tmp_path / "model"))
+    before = model.describe(old)
+    trees = "600" if stage == b"fitting" else "5"
+    call = [
+        sys.executable,
+        ROOT / "train.py",
+        "--data",
+        slice_csv,
+        "--out",
+        old,
+        "--no-tracking",
+        "--iterations",
+        trees,
+    ]
+    with subprocess.Popen(call, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, cwd=tmp_path) as process:
         assert process.stderr is not None
-        while not process.stderr.readline().startswith(b"fitting"):
+        while not process.stderr.readline().startswith(stage):
             assert process.poll() is None
-        time.sleep(0.3)
+        time.sleep(0.2)
         process.send_signal(stop)
         rest = process.stderr.read()
     assert process.returncode != 0
     assert b"Traceback" not in rest
-    assert json.loads((old / "model.json").read_text()) == before
-    assert sorted(os.listdir(tmp_path)) == ["model"]
+    assert model.load(old).threshold > 0
+    if stage == b"fitting":
+        assert model.describe(old) == before
+
+
+def test_neighbours_and_history_change_the_forecast(command: Command, slice_csv: Path, tmp_path: Path) -> None:
+    rows = pd.read_csv(slice_csv, keep_default_na=False, dtype=str)
+    rows.insert(0, "Date", np.tile(pd.date_range("2010-01-01", periods=600).astype(str), 10))
+    rows.to_csv(tmp_path / "dated.csv", index=False)
+    rows[rows["Date"] >= "2011-07-01"].to_csv(tmp_path / "days.csv", index=False)
+    rows[(rows["Date"] >= "2011-07-01") & (rows["Location"] == "Albury")].tail(1).to_csv(
+        tmp_path / "row.csv", index=False
+    )
+    out = tmp_path / "model"
+    call = ("--data", tmp_path / "dated.csv", "--out", out, "--no-tracking", "--iterations", "40")
+    answer = command("train.py", *call, "--verify-from", "2011-06-01")
+    assert answer.returncode == 0, answer.stderr.decode()
+    assert answer.stdout.decode().count("with neighbours and history") == 2
+    verification = model.describe(out)["verification"]
+    assert verification["period"] == ["2011-06-01", "2011-08-23"]
+    assert set(verification["seasons"]) == {"JJA"}
+    for scores in verification["forms"].values():
+        for name, (low, high) in scores["intervals"].items():
+            assert low <= scores[name] <= high
+
+    days, row = (
+        pd.read_csv(io.BytesIO(command("prediction.py", tmp_path / name, "--format", "csv", "--model", out).stdout))
+        for name in ("days.csv", "row.csv")
+    )
+    same = days[(days["Date"] == row["Date"][0]) & (days["Location"] == "Albury")]
+    assert same["probability_of_rain"].item() != row["probability_of_rain"].item()

@@ -25,7 +25,7 @@ LAYERS = {
     "command": {"model", "observations"},
     "source": {"observations", "reading"},
     "quality": {"observations"},
-    "onnx_export": {"features", "model"},
+    "onnx_export": {"features", "model", "observations"},
     "training": {"features", "observations", "progress", "verification"},
     "report": {"features", "observations", "stations", "verification"},
     "tracking": {"features", "model", "observations", "stations"},

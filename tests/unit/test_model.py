@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from raincast import __version__, features, model
-from raincast.model import ModelError
+from raincast.model import ModelError, TargetError
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -116,6 +116,46 @@ def test_a_failure_while_saving_leaves_the_old_model_and_nothing_else(copy: Path
         model.save(copy, {"threshold": 0.1}, {model.GRAPH: b"new"}, fails)
     assert model.describe(copy) == before
     assert os.listdir(copy.parent) == ["model"]
+
+
+def test_a_folder_of_other_things_is_never_replaced(tmp_path: Path) -> None:
+    other = tmp_path / "thesis"
+    other.mkdir()
+    (other / "chapter1.txt").write_text("precious")
+    with pytest.raises(TargetError, match=f"{other}: holds other things than a model"):
+        model.save(other, {}, {model.GRAPH: b""}, _no_report)
+    assert (other / "chapter1.txt").read_text() == "precious"
+
+
+def test_a_model_with_other_things_beside_it_is_not_replaced(copy: Path) -> None:
+    (copy / "notes.txt").write_text("precious")
+    with pytest.raises(TargetError, match="holds other things than a model"):
+        model.check_target(copy)
+
+
+def test_a_file_is_no_place_for_a_model(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_text("precious")
+    with pytest.raises(TargetError, match=f"{path}: no model can be saved there: Not a directory"):
+        model.check_target(path)
+    with pytest.raises(TargetError, match="no model can be saved there"):
+        model.check_target(Path("/proc/model"))
+
+
+def test_an_empty_folder_and_a_new_one_are(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    model.check_target(tmp_path / "empty")
+    model.check_target(tmp_path / "new")
+    assert os.listdir(tmp_path) == ["empty"]
+
+
+def test_what_killed_trainings_left_is_removed_but_not_what_others_write(copy: Path) -> None:
+    stale, young = copy.parent / ".model.stale", copy.parent / ".model.young"
+    stale.mkdir()
+    young.mkdir()
+    os.utime(stale, (0, 0))
+    model.save(copy, {"threshold": 0.5}, {model.GRAPH: (copy / model.GRAPH).read_bytes()}, _no_report)
+    assert sorted(os.listdir(copy.parent)) == [".model.young", "model"]
 
 
 SAVE_FOREVER = """

@@ -52,6 +52,16 @@ def test_every_row_needs_its_station() -> None:
         _parse(Location=["Albury", "", "Perth"], Rainfall=["1", "2", "3"])
 
 
+@pytest.mark.parametrize("name", ["Syd\ud800ney", "Sydney\x1b[31m", "Syd\nney", "Sydney\0", "x" * 65])
+def test_a_name_that_cannot_be_printed_is_no_station(name: str) -> None:
+    with pytest.raises(ObservationError, match="row 1, Location: .* printable characters"):
+        _parse(Location=[name], Rainfall=["1"])
+
+
+def test_columns_without_a_name_are_unknown_not_twice() -> None:
+    assert observations.check_header("test", ["", "Location", "Rainfall", ""]) == ["(no name)", "(no name)"]
+
+
 def test_one_station_has_one_observation_a_day() -> None:
     days = ["2017-01-01", "2017-01-02", "2017-01-01", "2017-01-01"]
     with pytest.raises(ObservationError) as caught:
@@ -92,9 +102,10 @@ def test_a_header_lacks_what_it_needs(header: list[str], message: str) -> None:
 def test_training_needs_the_answer() -> None:
     with pytest.raises(ObservationError, match="there is no column RainTomorrow to learn from"):
         observations.check_header("test", ["Location", "Rainfall"], target=True)
-    with pytest.raises(ObservationError, match="row 2, RainTomorrow: 'NA' is not Yes or No"):
-        columns = {"Location": ["Albury"] * 2, "Rainfall": ["1", "2"], "RainTomorrow": ["Yes", "NA"]}
-        observations.parse_blocks("test", [(columns, [])], target=True)
+    columns = {"Location": ["Albury"] * 2, "Rainfall": ["1", "2"], "RainTomorrow": ["Yes", "NA"]}
+    answers = observations.parse_blocks("test", [(columns, [])], target=True)["RainTomorrow"]
+    assert answers[0] == 1.0
+    assert np.isnan(answers[1])
 
 
 def test_a_message_never_repeats_unbounded_input() -> None:

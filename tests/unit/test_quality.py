@@ -57,3 +57,16 @@ def test_a_doubtful_relation_is_one_warning(change: dict[str, float], relation: 
     with pytest.warns(ObservationWarning, match=f"2 of 6000 rows break {relation}.*, the first is row 8$") as caught:
         quality.check("slice", table)
     assert len(caught) == 1
+
+
+def test_dates_are_in_all_rows_or_in_none(table: Table) -> None:
+    table["Date"][:10] = np.datetime64("2010-01-01")
+    with pytest.raises(ObservationError, match="5990 of 6000 rows have no date; training needs all dates or none"):
+        quality.check("slice", table)
+
+
+def test_rows_without_an_answer_are_counted(table: Table) -> None:
+    table["Evaporation"] = np.minimum(table["Evaporation"], quality.SEVERAL_DAYS_EVAPORATION_MM)
+    table["RainTomorrow"][[1, 2, 3]] = np.nan
+    with pytest.warns(ObservationWarning, match="3 of 6000 rows have no RainTomorrow"):
+        quality.check("slice", table)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
+import threading
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +13,8 @@ from typing import Any
 
 import duckdb
 import numpy as np
+import pyarrow
+import pyarrow.parquet
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -156,8 +160,24 @@ ROW = "Location,Date,Humidity3pm,WindDir3pm\nAlbury,2017-01-01,45,NW\n"
         ROW.replace("NW", "nw").encode(),
         ROW.removesuffix("\n").encode(),
         ROW.replace("2017-01-01", "2017-01-01 00:00:00").encode(),
+        ROW.replace("2017-01-01", "2017-01-01 00:00:00+00").encode(),
+        ROW.replace("\n", "\n  \n").encode(),
+        ROW.replace("Albury,", '"Albury" ,').encode(),
     ],
-    ids=["plain", "BOM", "CRLF", "spaces", "blank lines", "quotes", "small letters", "no last newline", "midnight"],
+    ids=[
+        "plain",
+        "BOM",
+        "CRLF",
+        "spaces",
+        "blank lines",
+        "quotes",
+        "small letters",
+        "no last newline",
+        "midnight",
+        "UTC midnight",
+        "lines of spaces",
+        "a space behind a quote",
+    ],
 )
 def test_what_is_harmless_changes_nothing(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "plain.csv"
@@ -270,10 +290,100 @@ def test_a_damaged_parquet_file_is_refused(tmp_path: Path) -> None:
         reading.read(path)
 
 
+def _parquet(path: Path, select: str) -> Path:
+    path.parent.mkdir(exist_ok=True)
+    duckdb.execute(f"COPY (SELECT {select}) TO '{path}' (FORMAT parquet)")
+    return path
+
+
+def test_the_name_of_a_parquet_file_is_no_pattern_of_others(tmp_path: Path) -> None:
+    _parquet(tmp_path / "day1.parquet", "'Perth' AS Location, 99 AS Humidity3pm")
+    written = _parquet(tmp_path / "plain.parquet", "'Sydney' AS Location, 50 AS Humidity3pm")
+    named = written.rename(tmp_path / "day[12].parquet")
+    assert reading.read(named)["Location"].tolist() == ["Sydney"]
+
+
+def test_the_name_of_a_folder_is_no_column(tmp_path: Path) -> None:
+    path = _parquet(tmp_path / "Location=Perth" / "a.parquet", "'Sydney' AS Location, 50 AS Humidity3pm")
+    assert reading.read(path)["Location"].tolist() == ["Sydney"]
+
+
+def test_parquet_columns_of_other_types_are_read_by_their_text(tmp_path: Path) -> None:
+    select = (
+        "TIMESTAMP '2017-01-01' AS Date, 'Perth' AS Location, 7::TINYINT AS Cloud3pm, 1.5::DECIMAL(5, 2) AS Rainfall"
+    )
+    table = reading.read(_parquet(tmp_path / "a.parquet", f"{select}, true AS RainToday"))
+    assert [str(table[name][0]) for name in ("Date", "Cloud3pm", "Rainfall", "RainToday")] == [
+        "2017-01-01",
+        "7.0",
+        "1.5",
+        "1.0",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["Location", "Humidity3pm", "Humidity3pm"], "the column Humidity3pm stands there more than once"),
+        (["Location", "Humidity3pm", "humidity3pm"], "columns differ only in capital letters: humidity3pm"),
+        (['Loc"ation', "Humidity3pm"], "there is no column Location"),
+    ],
+)
+def test_columns_twice_in_parquet_are_refused(names: list[str], message: str, tmp_path: Path) -> None:
+    path = tmp_path / "twice.parquet"
+    columns = [pyarrow.array(["Sydney"]), pyarrow.array([10.0]), pyarrow.array([90.0])]
+    pyarrow.parquet.write_table(pyarrow.table(columns[: len(names)], names=names), path)
+    with pytest.raises(ObservationError, match=message):
+        reading.read(path)
+
+
+def test_a_parquet_column_with_parts_is_unknown_and_does_no_harm(tmp_path: Path) -> None:
+    path = _parquet(
+        tmp_path / "a.parquet", "'Sydney' AS Location, {'Humidity3pm': 1, 'b': [2]} AS parts, 5 AS Rainfall"
+    )
+    with pytest.warns(ObservationWarning, match=r"1 unknown column\(s\) ignored: parts"):
+        table = reading.read(path)
+    assert np.isnan(table["Humidity3pm"][0])
+    assert table["Rainfall"].tolist() == [5.0]
+
+
+def test_parquet_through_a_named_pipe_is_read(tmp_path: Path) -> None:
+    whole = _parquet(tmp_path / "a.parquet", "'Sydney' AS Location, 50 AS Humidity3pm").read_bytes()
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    writer = threading.Thread(target=pipe.write_bytes, args=(whole,))
+    writer.start()
+    assert reading.read(pipe)["Location"].tolist() == ["Sydney"]
+    writer.join()
+
+
+def test_a_zip_packed_in_an_unusual_way_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "odd.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_LZMA) as archive:
+        archive.writestr("a.csv", ROW)
+    with pytest.raises(ObservationError, match="encrypted or packed in an unusual way"):
+        reading.read(path)
+
+
+def test_json_too_large_to_hold_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reading, "LARGEST_JSON", 20)
+    path = tmp_path / "large.json"
+    path.write_text('[{"Location": "Albury", "Rainfall": 1}]')
+    with pytest.raises(ObservationError, match="more than 20 bytes of JSON"):
+        reading.read(path)
+
+
+def test_names_twice_inside_an_unknown_json_value_do_no_harm(tmp_path: Path) -> None:
+    path = tmp_path / "nested.json"
+    path.write_text('[{"Location": "Albury", "Rainfall": 1, "extra": {"a": 1, "a": 2}}]')
+    with pytest.warns(ObservationWarning, match="ignored: extra"):
+        assert reading.read(path)["Rainfall"].tolist() == [1.0]
+
+
 def test_a_zip_of_two_files_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "two.zip"
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("a.csv", ROW)
         archive.writestr("b.csv", ROW)
-    with pytest.raises(ObservationError, match="2 files in the zip archive, one expected"):
+    with pytest.raises(ObservationError, match="2 files in the zip archive, one is expected"):
         reading.read(path)

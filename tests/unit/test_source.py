@@ -36,6 +36,15 @@ def fixture_url(packed: Path) -> Iterator[str]:
         def __init__(self, *args: object) -> None:
             super().__init__(*args, directory=str(packed.parent))  # type: ignore[arg-type]
 
+        def do_GET(self) -> None:
+            if not self.path.startswith("/short"):
+                super().do_GET()
+                return
+            self.send_response(200)
+            self.send_header("Content-Length", "1000")
+            self.end_headers()
+            self.wfile.write(CONTENT)
+
         def log_message(self, *_args: object) -> None:  # type: ignore[override]  # pylint: disable=arguments-differ
             pass
 
@@ -79,3 +88,30 @@ def test_a_url_that_is_not_there_is_refused(url: str) -> None:
 def test_a_server_that_is_not_there_is_refused() -> None:
     with pytest.raises(ObservationError, match="cannot be downloaded: .*refused"), source.local("http://127.0.0.1:9/x"):
         pass
+
+
+def test_a_download_that_ends_early_is_refused(url: str) -> None:
+    short = url.rpartition("/")[0] + "/short.csv"
+    with pytest.raises(ObservationError, match="the download ended after 27 of 1000 bytes"), source.local(short):
+        pass
+
+
+@pytest.mark.parametrize("bad", ["ftp://example.org/x.csv", "s3://bucket/x.csv"])
+def test_other_schemes_are_named_as_such(bad: str) -> None:
+    with pytest.raises(ObservationError, match=f"{bad}: neither a path nor an http"), source.local(bad):
+        pass
+
+
+@pytest.mark.parametrize("bad", ["http://[", "http://exa mple/x", "http://127.0.0.1:x/y"])
+def test_a_url_that_is_none_is_refused(bad: str) -> None:
+    with pytest.raises(ObservationError, match="cannot be downloaded"), source.local(bad):
+        pass
+
+
+def test_no_secret_of_a_url_is_shown() -> None:
+    secret = "http://user:secret@127.0.0.1:9/a/b.csv?token=secret#secret"
+    assert source.shown(secret) == "http://127.0.0.1:9/a/b.csv"
+    assert source.shown("some/file.csv") == "some/file.csv"
+    with pytest.raises(ObservationError) as caught, source.local(secret):
+        pass
+    assert "secret" not in str(caught.value)

