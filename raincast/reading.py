@@ -20,12 +20,11 @@ import warnings
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import IO, Any, cast
 
-from raincast import __version__
 from raincast.observations import (
     COLUMNS,
     TARGET,
@@ -90,12 +89,34 @@ def readable(name: str) -> Iterator[None]:
         raise ObservationError(f"{name}: the compressed data is damaged: {error}") from error
 
 
-def _opened(source: str | Path) -> AbstractContextManager[IO[bytes]]:
-    if str(source) == STDIN:
-        if sys.stdin is None:
-            raise ObservationError("standard input is closed")
-        return open(sys.stdin.fileno(), "rb", closefd=False)
-    return open(source, "rb")
+@contextmanager
+def _opened(source: str | Path) -> Iterator[IO[bytes]]:
+    if str(source) == STDIN and sys.stdin is None:
+        raise ObservationError("standard input is closed")
+    with open(sys.stdin.fileno() if str(source) == STDIN else source, "rb", closefd=str(source) != STDIN) as file:
+        yield file if stat.S_ISREG(os.fstat(file.fileno()).st_mode) else _filled(file)
+
+
+class _Filled(io.RawIOBase):
+    """A stream whose every read is full until its end: the first bytes of a pipe may come one by one."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        super().__init__()
+        self.file = file
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any, /) -> int:
+        view, count = memoryview(buffer), 0
+        while count < len(view) and (part := self.file.read(len(view) - count)):
+            view[count : count + len(part)] = part
+            count += len(part)
+        return count
+
+
+def _filled(file: IO[bytes]) -> IO[bytes]:
+    return io.BufferedReader(_Filled(file))
 
 
 @contextmanager
@@ -104,7 +125,7 @@ def unpacked(name: str, raw: IO[bytes]) -> Iterator[IO[bytes]]:
     start = cast(io.BufferedReader, raw).peek(4)
     if start.startswith(b"\x1f\x8b"):
         with gzip.open(raw) as file:
-            yield io.BufferedReader(cast(io.RawIOBase, file))
+            yield _filled(cast(IO[bytes], file))
     elif start.startswith(b"PK\x03\x04"):
         with _seekable(raw) as whole, zipfile.ZipFile(whole) as archive:
             members = [member for member in archive.infolist() if not member.is_dir()]
@@ -113,7 +134,7 @@ def unpacked(name: str, raw: IO[bytes]) -> Iterator[IO[bytes]]:
             if members[0].flag_bits & 1 or members[0].compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
                 raise ObservationError(f"{name}: the zip archive is encrypted or packed in an unusual way")
             with archive.open(members[0]) as member_file:
-                yield io.BufferedReader(cast(io.RawIOBase, member_file))
+                yield _filled(member_file)
     else:
         yield raw
 

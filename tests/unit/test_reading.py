@@ -6,6 +6,7 @@ import gzip
 import json
 import os
 import threading
+import time
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -387,3 +388,21 @@ def test_a_zip_of_two_files_is_refused(tmp_path: Path) -> None:
         archive.writestr("b.csv", ROW)
     with pytest.raises(ObservationError, match="2 files in the zip archive, one is expected"):
         reading.read(path)
+
+
+@pytest.mark.parametrize("content", [gzip.compress(ROW.encode()), ROW.encode()])
+def test_a_pipe_whose_bytes_come_one_by_one_is_read_as_a_file(content: bytes, tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+
+    def write_slowly() -> None:
+        with pipe.open("wb", buffering=0) as file:
+            for position in range(5):
+                file.write(content[position : position + 1])
+                time.sleep(0.01)
+            file.write(content[5:])
+
+    writer = threading.Thread(target=write_slowly)
+    writer.start()
+    assert reading.read(pipe)["Location"].tolist() == ["Albury"]
+    writer.join()
