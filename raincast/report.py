@@ -257,7 +257,7 @@ def _stations(verification: dict[str, Any]) -> Figure:
     labelled: list[int] = []
     for i in place:
         # Around the large cities only one name has room; the table of stations has them all.
-        if any(np.hypot(*(coordinate[i] - coordinate[j] for coordinate in where)) < 1 for j in labelled):
+        if any(np.hypot(*(coordinate[i] - coordinate[j] for coordinate in where)) < 1.8 for j in labelled):
             continue
         labelled.append(i)
         axes.annotate(
