@@ -28,7 +28,7 @@ HISTORY_DAYS = 30
 WET_DAYS = 7
 WET_MM = 1.0
 # Matrix products add in an order that depends on the size of the table. Rounding far above that noise and far
-# below any instrument makes a row's features, and so its forecast, the same in every table and on every machine.
+# below any instrument makes a row's features, and so the branches it takes, the same whatever the table's size.
 DECIMALS = 6
 
 NEIGHBOUR_FIELDS = (

@@ -50,8 +50,8 @@ Block = tuple[dict[str, Sequence[str]], list[Problem]]
 def read(source: str | Path, *, name: str | None = None, target: bool = False) -> Table:
     """Observations from a path, or from standard input for "-".
 
-    With `target`, RainTomorrow must be in every row and becomes a column of 1.0 and 0.0. Unknown columns are ignored
-    with one ObservationWarning. `name` is what messages call the source, where it is not its path. Raises
+    With `target` there must be a column RainTomorrow; it becomes 1.0, 0.0 and, where it is missing, NaN. Unknown columns
+    are ignored with one ObservationWarning. `name` is what messages call the source, where it is not its path. Raises
     ObservationError, naming file, row, column, value and limit.
     """
     name = name or ("standard input" if str(source) == STDIN else str(source))

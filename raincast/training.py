@@ -49,8 +49,8 @@ class ModelConfig:
     l2_regularization: float = 35.0
     max_features: float = 0.167
     seed: int = 0
-    # Gradients are summed by threads, and a sum depends on its order: a fixed number makes every machine's model the
-    # same, byte for byte. Two threads add commutatively; three would not.
+    # Gradients are summed by threads, and a sum depends on its order: a fixed number gives the same bytes on
+    # any number of cores. Two threads add commutatively; three would not.
     threads: int = 2
     # Share of each station's rows, or of all days, kept for verification, and of the rest for the threshold.
     verification_share: float = 0.2
