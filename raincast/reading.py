@@ -50,7 +50,7 @@ Block = tuple[dict[str, Sequence[str]], list[Problem]]
 def read(source: str | Path, *, name: str | None = None, target: bool = False) -> Table:
     """Observations from a path, or from standard input for "-".
 
-    With `target` there must be a column RainTomorrow; it becomes 1.0, 0.0 and, where it is missing, NaN. Unknown columns
+    With `target` there must be a column RainTomorrow; it becomes 1.0, 0.0 and, where missing, NaN. Unknown columns
     are ignored with one ObservationWarning. `name` is what messages call the source, where it is not its path. Raises
     ObservationError, naming file, row, column, value and limit.
     """
