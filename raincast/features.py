@@ -6,9 +6,12 @@ neighbours. What the table does not hold is NaN, and a row's own features never 
 
 from __future__ import annotations
 
+import datetime
 import warnings
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,9 +30,17 @@ LEAST_WEIGHT = float(np.exp(-3.0))
 HISTORY_DAYS = 30
 WET_DAYS = 7
 WET_MM = 1.0
-# Matrix products add in an order that depends on the size of the table. Rounding far above that noise and far
-# below any instrument makes a row's features, and so the branches it takes, the same whatever the table's size.
-DECIMALS = 6
+# More days than from 1900 to 2199, and a window.
+STATION_STEP = 200_000
+# Matrix products add in an order that depends on the size of the table. Rounding to six decimals, far above that noise
+# and far below any instrument, makes a row's features, and so the branches it takes, the same in every table.
+SCALE = 1e6
+DAYS = 367
+
+WINDS = ("gust", "9am", "3pm")
+DIRECTION_COLUMNS = ("WindGustDir", "WindDir9am", "WindDir3pm")
+WIND_SPEEDS = ("WindGustSpeed", "WindSpeed9am", "WindSpeed3pm")
+_CODES = {name: code for code, name in enumerate(DIRECTIONS)}
 
 NEIGHBOUR_FIELDS = (
     "wet", "Humidity3pm", "Pressure3pm", "Cloud3pm", "dew_point_3pm", "dew_point_depression_3pm", "Temp3pm", "Sunshine",
@@ -49,8 +60,33 @@ def build(table: Table) -> Array:
     The order of the rows does not matter. Rows at unknown stations get NaN place and neighbour features, and one
     ObservationWarning names the stations.
     """
-    matrix = np.column_stack(list(_columns(table).values()))
-    return np.round(matrix, DECIMALS, out=matrix)
+    unknown = unknown_stations(table["Location"])
+    if unknown:
+        warnings.warn(unknown, ObservationWarning, stacklevel=2)
+    return _rounded(np.column_stack(list(_columns(table).values())))
+
+
+def build_row(row: Mapping[str, Any]) -> Array:
+    """What `build` makes of one observation alone, without its NaN context: shape (1, own features), `own()` of them.
+
+    `row` holds plain Python values: floats with NaN for missing, strings with "" and a datetime.date or None. It is the
+    same formulas, on floats instead of arrays: a numpy call takes as long for one value as for hundreds.
+    """
+    on = floats()
+    date: datetime.date | None = row["Date"]
+    day = date.toordinal() - datetime.date(date.year, 1, 1).toordinal() + 1 if date else 0
+    codes = [_CODES.get(row[name], -1) for name in DIRECTION_COLUMNS]
+    columns = _own(row, codes, stations.known().position.get(row["Location"], -1), day, on)
+    return _rounded(np.array([[*columns.values()]], np.float64))
+
+
+def unknown_stations(locations: NDArray[np.str_]) -> str | None:
+    """A line that names the locations which are not in data/stations.csv, None where all are."""
+    unknown = np.unique(locations[stations.known().index(locations) < 0]).tolist()
+    if not unknown:
+        return None
+    more = ", ..." if len(unknown) > 5 else ""
+    return f"{len(unknown)} unknown station(s), forecast without a place or neighbours: {', '.join(unknown[:5])}{more}"
 
 
 @cache
@@ -60,63 +96,117 @@ def names() -> tuple[str, ...]:
 
 
 @cache
+def own() -> int:
+    """How many features come from the row itself: they are the first ones."""
+    return len(_own_of(no_rows(), np.zeros(0, np.intp)))
+
+
+@cache
 def context() -> NDArray[np.bool_]:
     """Which features come from other rows of the table, shape (features,)."""
-    own = _own(no_rows(), stations.known(), np.zeros(0, np.intp))
-    return np.array([name not in own for name in names()])
+    return np.arange(len(names())) >= own()
+
+
+def _rounded(matrix: Array) -> Array:
+    np.multiply(matrix, SCALE, out=matrix)
+    np.rint(matrix, out=matrix)
+    return np.divide(matrix, SCALE, out=matrix)
 
 
 def _columns(table: Table) -> Columns:
-    places = stations.known()
-    place = places.index(table["Location"])
-    unknown = np.unique(table["Location"][place < 0])
-    if len(unknown):
-        warnings.warn(
-            f"{len(unknown)} unknown station(s), forecast without a place or neighbours: {', '.join(unknown[:5])}"
-            f"{', ...' if len(unknown) > 5 else ''}",
-            ObservationWarning,
-            stacklevel=3,
-        )
-    columns = _own(table, places, place)
-    columns |= _history(table, columns)
-    columns |= _neighbours(table, columns, places, place)
+    place = stations.known().index(table["Location"])
+    columns = _own_of(table, place)
+    columns |= _history(table, columns, place)
+    columns |= _neighbours(table, columns, place)
     return columns
 
 
-def _own(table: Table, places: stations.Stations, place: NDArray[np.intp]) -> Columns:
-    """Features of the row itself."""
-    raw: Columns = {name: table[name] for name in NUMBERS}
-    columns = dict(raw)
-    columns["wet"] = wet(table)
-    degrees = {}
-    for when, direction, speed in (
-        ("gust", "WindGustDir", "WindGustSpeed"),
-        ("9am", "WindDir9am", "WindSpeed9am"),
-        ("3pm", "WindDir3pm", "WindSpeed3pm"),
-    ):
-        degrees[when] = direction_degrees(table[direction])
-        columns[f"u_{when}"], columns[f"v_{when}"] = wind_components(degrees[when], raw[speed])
-    columns["veer"] = (degrees["3pm"] - degrees["9am"] + 180) % 360 - 180
-    for name, field in (
-        ("pressure", "Pressure"),
-        ("humidity", "Humidity"),
-        ("temperature", "Temp"),
-        ("cloud", "Cloud"),
-    ):
-        columns[f"{name}_change"] = raw[f"{field}3pm"] - raw[f"{field}9am"]
-    columns["temperature_range"] = raw["MaxTemp"] - raw["MinTemp"]
-    columns["MaxTemp_above_3pm"] = raw["MaxTemp"] - raw["Temp3pm"]
-    columns["Temp9am_above_MinTemp"] = raw["Temp9am"] - raw["MinTemp"]
-    for when in ("9am", "3pm"):
-        columns[f"dew_point_{when}"] = dew_point(raw[f"Temp{when}"], raw[f"Humidity{when}"])
-        columns[f"dew_point_depression_{when}"] = raw[f"Temp{when}"] - columns[f"dew_point_{when}"]
-    columns["gust_ratio"] = raw["WindGustSpeed"] / np.maximum(raw["WindSpeed3pm"], 1.0)
-    for name in ("latitude", "longitude", "elevation"):
-        columns[name] = np.where(place >= 0, getattr(places, name)[place], np.nan)
-    day = day_of_year(table["Date"])
-    columns["season_sin"], columns["season_cos"] = np.sin(2 * np.pi * day / 365.25), np.cos(2 * np.pi * day / 365.25)
-    columns["day_length"] = day_length(columns["latitude"], day)
-    columns["sunshine_share"] = raw["Sunshine"] / columns["day_length"]
+@dataclass(frozen=True)
+class Arithmetic:
+    """What the formulas need besides operators: a few functions, and what is looked up rather than computed each time.
+
+    `degrees`, `sine` and `cosine` are by the code of a direction, `latitude`, `longitude` and `elevation` by the place
+    of a station, `season_sin` and `season_cos` by the day of the year, `day_length` by place * DAYS + day. What is
+    missing or unknown has the code -1 (a day: 0) and finds NaN.
+    """
+
+    # pylint: disable=too-many-instance-attributes  # one for each thing that is looked up
+
+    where: Callable[[Any, Any, Any], Any]
+    maximum: Callable[[Any, float], Any]
+    log: Callable[[Any], Any]
+    degrees: Any
+    sine: Any
+    cosine: Any
+    latitude: Any
+    longitude: Any
+    elevation: Any
+    season_sin: Any
+    season_cos: Any
+    day_length: Any
+
+
+@cache
+def arrays() -> Arithmetic:
+    """The formulas' arithmetic on arrays."""
+    places = stations.known()
+    degrees = np.append(np.arange(16) * 22.5, np.nan)
+    day = np.append(np.nan, np.arange(1.0, DAYS))
+    latitude, longitude, elevation = (
+        np.append(values, np.nan) for values in (places.latitude, places.longitude, places.elevation)
+    )
+    season = 2 * np.pi * day / 365.25
+    return Arithmetic(
+        np.where, np.maximum, np.log,
+        degrees, np.sin(np.radians(degrees)), np.cos(np.radians(degrees)),
+        latitude, longitude, elevation,
+        np.sin(season), np.cos(season), day_length(latitude[:, None], day).ravel(),
+    )  # fmt: skip
+
+
+@cache
+def floats() -> Arithmetic:
+    """The same arithmetic on floats. The logarithm is still numpy's, whose last digit may differ from Python's."""
+    tables = [values.tolist() for values in list(vars(arrays()).values())[3:]]
+    return Arithmetic(
+        lambda condition, yes, no: yes if condition else no, max, lambda value: float(np.log(value)), *tables
+    )
+
+
+def _own_of(table: Table, place: NDArray[np.intp]) -> Columns:
+    codes = [direction_codes(table[name]) for name in DIRECTION_COLUMNS]
+    return _own(table, codes, place, day_of_year(table["Date"]), arrays())
+
+
+def _own(row: Mapping[str, Any], directions: Sequence[Any], place: Any, day: Any, on: Arithmetic) -> dict[str, Any]:
+    """Features of the row itself, in arrays over rows or in the floats of one row.
+
+    `directions` are the codes of DIRECTION_COLUMNS, `place` is the position of the station, `day` that of the year.
+    """
+    columns = {name: row[name] for name in NUMBERS}
+    columns["wet"] = on.where(row["Rainfall"] == row["Rainfall"], (row["Rainfall"] > WET_MM) * 1.0, row["RainToday"])
+    for when, direction, speed in zip(WINDS, directions, WIND_SPEEDS, strict=True):
+        columns[f"u_{when}"], columns[f"v_{when}"] = wind_components(direction, row[speed], on)
+    columns["veer"] = (on.degrees[directions[2]] - on.degrees[directions[1]] + 180) % 360 - 180
+    columns["pressure_change"] = row["Pressure3pm"] - row["Pressure9am"]
+    columns["humidity_change"] = row["Humidity3pm"] - row["Humidity9am"]
+    columns["temperature_change"] = row["Temp3pm"] - row["Temp9am"]
+    columns["cloud_change"] = row["Cloud3pm"] - row["Cloud9am"]
+    columns["temperature_range"] = row["MaxTemp"] - row["MinTemp"]
+    columns["MaxTemp_above_3pm"] = row["MaxTemp"] - row["Temp3pm"]
+    columns["Temp9am_above_MinTemp"] = row["Temp9am"] - row["MinTemp"]
+    columns["dew_point_9am"] = dew_point(row["Temp9am"], row["Humidity9am"], on)
+    columns["dew_point_depression_9am"] = row["Temp9am"] - columns["dew_point_9am"]
+    columns["dew_point_3pm"] = dew_point(row["Temp3pm"], row["Humidity3pm"], on)
+    columns["dew_point_depression_3pm"] = row["Temp3pm"] - columns["dew_point_3pm"]
+    columns["gust_ratio"] = row["WindGustSpeed"] / on.maximum(row["WindSpeed3pm"], 1.0)
+    columns["latitude"] = on.latitude[place]
+    columns["longitude"] = on.longitude[place]
+    columns["elevation"] = on.elevation[place]
+    columns["season_sin"] = on.season_sin[day]
+    columns["season_cos"] = on.season_cos[day]
+    columns["day_length"] = on.day_length[place * DAYS + day]
+    columns["sunshine_share"] = row["Sunshine"] / columns["day_length"]
     return columns
 
 
@@ -125,32 +215,30 @@ def wet(table: Table) -> Array:
     return np.where(np.isnan(table["Rainfall"]), table["RainToday"], table["Rainfall"] > WET_MM)
 
 
-def direction_degrees(directions: NDArray[np.str_]) -> Array:
-    """Direction the wind comes from, in degrees clockwise from north; NaN where it is missing."""
+def direction_codes(directions: NDArray[np.str_]) -> NDArray[np.intp]:
+    """The place of each direction in DIRECTIONS, -1 where it is missing."""
     order = np.argsort(DIRECTIONS)
     points = np.array(DIRECTIONS)[order]
     position = np.minimum(np.searchsorted(points, directions), len(points) - 1)
-    return np.where(points[position] == directions, order[position] * 22.5, np.nan)
+    return np.where(points[position] == directions, order[position], -1)
 
 
-def wind_components(degrees: Array, speed: Array) -> tuple[Array, Array]:
-    """Eastward u and northward v of a wind from `degrees`, in the unit of speed; 0 when calm, from wherever."""
-    angle = np.radians(degrees)
+def wind_components(direction: Any, speed: Any, on: Arithmetic) -> tuple[Any, Any]:
+    """Eastward u and northward v of a wind from a direction's code, in the unit of speed; 0 when calm."""
     calm = speed == 0
-    return np.where(calm, 0.0, -speed * np.sin(angle)), np.where(calm, 0.0, -speed * np.cos(angle))
+    return on.where(calm, 0.0, -speed * on.sine[direction]), on.where(calm, 0.0, -speed * on.cosine[direction])
 
 
-def dew_point(temperature: Array, humidity: Array) -> Array:
+def dew_point(temperature: Any, humidity: Any, on: Arithmetic) -> Any:
     """Dew point in degC by the Magnus formula, from degC and % (Alduchov and Eskridge 1996); humidity at least 1 %."""
-    gamma = np.log(np.maximum(humidity, 1.0) / 100) + 17.625 * temperature / (243.04 + temperature)
+    gamma = on.log(on.maximum(humidity, 1.0) / 100) + 17.625 * temperature / (243.04 + temperature)
     return 243.04 * gamma / (17.625 - gamma)
 
 
-def day_of_year(dates: NDArray[np.datetime64]) -> Array:
-    """Day of the year, 1.0 on 1 January; NaN for a missing date."""
+def day_of_year(dates: NDArray[np.datetime64]) -> NDArray[np.intp]:
+    """Day of the year, 1 on 1 January; 0 for a missing date."""
     start = dates.astype("datetime64[Y]").astype("datetime64[D]")
-    days: Array = (dates - start).astype(np.float64)
-    return 1 + np.where(np.isnat(dates), np.nan, days)
+    return np.where(np.isnat(dates), 0, (dates - start).astype(np.intp) + 1)
 
 
 def day_length(latitude: Array, day: Array) -> Array:
@@ -163,118 +251,162 @@ def day_length(latitude: Array, day: Array) -> Array:
     return sunlit
 
 
-def _history(table: Table, columns: Columns) -> Columns:
+def _history(table: Table, columns: Columns, place: NDArray[np.intp]) -> Columns:
     """Earlier days at the same station: change since yesterday, anomalies of 30 days, wet days of the last 7."""
-    rows = rows_of(table)
-    fields = (*ANOMALY_FIELDS, "wet")
-    total = {name: np.zeros(rows) for name in fields}
-    seen = {name: np.zeros(rows) for name in fields}
-    yesterday = np.full(rows, np.nan)
+    code = _station_codes(table, place)
     dated = np.flatnonzero(~np.isnat(table["Date"]))
-    order = dated[np.lexsort((table["Date"][dated], table["Location"][dated]))]
-    day, location = table["Date"][order].astype(np.int64), table["Location"][order]
-    # Sorted by station and day, the last 30 days stand within the 30 rows before.
-    for back in range(1, min(HISTORY_DAYS, len(order) - 1) + 1):
-        age = day[back:] - day[:-back]
-        near = (location[back:] == location[:-back]) & (age <= HISTORY_DAYS)
-        now, before, age = order[back:][near], order[:-back][near], age[near]
-        for name in fields:
-            value = columns[name][before]
-            use = ~np.isnan(value) & ((name != "wet") | (age <= WET_DAYS))
-            total[name][now[use]] += value[use]
-            seen[name][now[use]] += 1
-        yesterday[now[age == 1]] = columns["Pressure3pm"][before[age == 1]]
-    with np.errstate(invalid="ignore"):
-        mean = {name: total[name] / seen[name] for name in fields}
+    # One number that grows with the station, then with the day; stations lie further apart than any window reaches.
+    moment = code[dated] * STATION_STEP + table["Date"][dated].astype(np.int64)
+    order = np.argsort(moment)
+    rows, moment = dated[order], moment[order]
+    begin = {days: np.searchsorted(moment, moment - days) for days in (HISTORY_DAYS, WET_DAYS)}
+    mean = {name: _mean_before(columns[name], rows, begin[HISTORY_DAYS]) for name in ANOMALY_FIELDS}
+    before = np.maximum(np.arange(len(rows)) - 1, 0)
+    yesterday = np.full(rows_of(table), np.nan)
+    yesterday[rows] = np.where(moment[before] == moment - 1, columns["Pressure3pm"][rows[before]], np.nan)
     return {
         "Pressure3pm_since_yesterday": columns["Pressure3pm"] - yesterday,
         **{f"{name}_anomaly": columns[name] - mean[name] for name in ANOMALY_FIELDS},
-        "wet_share_7_days": mean["wet"],
+        "wet_share_7_days": _mean_before(columns["wet"], rows, begin[WET_DAYS]),
     }
 
 
-@dataclass(frozen=True)
-class _Map:
-    """Fields as grids of shape (days, known stations): values with 0.0 where there is none, and where there is one."""
-
-    value: Columns
-    there: Columns
-    rows: NDArray[np.intp]
-    cells: tuple[NDArray[np.intp], NDArray[np.intp]]
-    table_rows: int
-
-    @classmethod
-    def of(cls, table: Table, columns: Columns, place: NDArray[np.intp], count: int) -> _Map:
-        """The map of every day in the table; rows without a date or a known station are not on it."""
-        rows = np.flatnonzero((place >= 0) & ~np.isnat(table["Date"]))
-        days, day = np.unique(table["Date"][rows], return_inverse=True)
-        cells = (day, place[rows])
-        value, there = {}, {}
-        for name in NEIGHBOUR_FIELDS:
-            grid = np.full((len(days), count), np.nan)
-            grid[cells] = columns[name][rows]
-            there[name] = (~np.isnan(grid)).astype(np.float64)
-            value[name] = np.nan_to_num(grid)
-        return cls(value, there, rows, cells, rows_of(table))
-
-    def at_rows(self, grid: Array) -> Array:
-        """A grid's values at the rows of the table, NaN for those that are not on the map."""
-        result = np.full(self.table_rows, np.nan)
-        result[self.rows] = grid[self.cells]
-        return result
-
-    def mean(self, name: str, weight: Array) -> Array:
-        """Mean of a field over the other stations at the rows of the table; `weight` as (station, other station)."""
-        total = self.there[name] @ weight.T
-        with np.errstate(invalid="ignore", divide="ignore"):
-            return self.at_rows(np.where(total >= LEAST_WEIGHT, self.value[name] @ weight.T / total, np.nan))
+def _station_codes(table: Table, place: NDArray[np.intp]) -> NDArray[np.intp]:
+    """A number for each station, known or not."""
+    unknown = place < 0
+    code = place.copy()
+    if unknown.any():
+        code[unknown] = len(stations.known().names) + np.unique(table["Location"][unknown], return_inverse=True)[1]
+    return code
 
 
-def _neighbours(table: Table, columns: Columns, places: stations.Stations, place: NDArray[np.intp]) -> Columns:
+def _mean_before(values: Array, rows: NDArray[np.intp], begin: NDArray[np.intp]) -> Array:
+    """For the i-th of `rows`: mean of the values there are in rows[begin[i]:i], NaN where there are none.
+
+    The sums are of whole millionths, so that they are exact and hold nothing of what lies before the window.
+    """
+    ordered = values[rows]
+    there = ~np.isnan(ordered)
+    count = np.concatenate([[0], np.cumsum(there)])
+    total = np.concatenate([[0], np.cumsum(np.rint(np.where(there, ordered, 0.0) * SCALE).astype(np.int64))])
+    seen = count[:-1] - count[begin]
+    result = np.full(len(values), np.nan)
+    with np.errstate(invalid="ignore"):
+        result[rows] = (total[:-1] - total[begin]) / SCALE / seen
+    return result
+
+
+def _neighbours(table: Table, columns: Columns, place: NDArray[np.intp]) -> Columns:
     """The same day at the other stations: weighted means by distance and sector, and a plane of pressure."""
-    day_map = _Map.of(table, columns, place, len(places.names))
-    distance = places.distance_km
-    elsewhere = ~np.eye(len(places.names), dtype=bool)
+    day_map = _Map.of(table, columns, place)
+    weights = _weights()
     result: Columns = {}
     for radius in RADII_KM:
-        weight = np.exp(-distance / radius) * elsewhere
-        for name in NEIGHBOUR_FIELDS:
-            result[f"{name}_within_{radius:.0f}km"] = day_map.mean(name, weight)
+        means = day_map.means(NEIGHBOUR_FIELDS, weights.within[radius])
+        result |= {f"{name}_within_{radius:.0f}km": mean for name, mean in zip(NEIGHBOUR_FIELDS, means, strict=True)}
     for name in OWN_ABOVE_NEIGHBOURS:
         result[f"{name}_above_neighbours"] = columns[name] - result[f"{name}_within_{RADII_KM[-1]:.0f}km"]
-    weight = np.exp(-distance / SECTOR_RADIUS_KM) * elsewhere
-    for sector, (east, north) in SECTORS.items():
-        inside = places.east_km * east + places.north_km * north > distance * np.cos(np.pi / 4)
-        for name in SECTOR_FIELDS:
-            result[f"{name}_{sector}"] = day_map.mean(name, weight * inside)
-    plane = _pressure_plane(day_map.value["Pressure3pm"], day_map.there["Pressure3pm"], weight, places)
+    for sector, weight in weights.sector.items():
+        means = day_map.means(SECTOR_FIELDS, weight)
+        result |= {f"{name}_{sector}": mean for name, mean in zip(SECTOR_FIELDS, means, strict=True)}
+    pressure = NEIGHBOUR_FIELDS.index("Pressure3pm")
+    plane = _pressure_plane(day_map.value[pressure], day_map.there[pressure], weights)
     result |= {name: day_map.at_rows(grid) for name, grid in plane.items()}
     result["pressure_above_plane"] = columns["Pressure3pm"] - result.pop("pressure_of_plane")
     return result
 
 
-def _pressure_plane(value: Array, there: Array, weight: Array, places: stations.Stations) -> Columns:
+@dataclass(frozen=True)
+class _Weights:
+    """What each other station counts: matrices of shape (other station, station), 0.0 for the station itself.
+
+    `within` is by radius, `sector` by its letter; `moments` and `right` are what _pressure_plane multiplies with, of
+    shape (other station, 9 or 3 * stations).
+    """
+
+    within: dict[float, Array]
+    sector: dict[str, Array]
+    moments: Array
+    right: Array
+
+
+@cache
+def _weights() -> _Weights:
+    places = stations.known()
+    distance, east, north = places.distance_km, places.east_km, places.north_km
+    elsewhere = ~np.eye(len(places.names), dtype=bool)
+    near = np.exp(-distance / SECTOR_RADIUS_KM) * elsewhere
+    sectors = {}
+    for letter, (to_east, to_north) in SECTORS.items():
+        inside = east * to_east + north * to_north > distance * np.cos(np.pi / 4)
+        sectors[letter] = np.ascontiguousarray((near * inside).T)
+    basis = [np.ones_like(east), east / 100, north / 100]
+    return _Weights(
+        {radius: np.ascontiguousarray((np.exp(-distance / radius) * elsewhere).T) for radius in RADII_KM},
+        sectors,
+        np.hstack([(near * first * second).T for first in basis for second in basis]),
+        np.hstack([(near * first).T for first in basis]),
+    )
+
+
+@dataclass(frozen=True)
+class _Map:
+    """NEIGHBOUR_FIELDS as grids of shape (fields, days, known stations): values, 0.0 where there is none, and where."""
+
+    value: Array
+    there: Array
+    rows: NDArray[np.intp]
+    cells: NDArray[np.intp]
+    table_rows: int
+
+    @classmethod
+    def of(cls, table: Table, columns: Columns, place: NDArray[np.intp]) -> _Map:
+        """The map of every day in the table; rows without a date or a known station are not on it."""
+        rows = np.flatnonzero((place >= 0) & ~np.isnat(table["Date"]))
+        days, day = np.unique(table["Date"][rows], return_inverse=True)
+        count = len(stations.known().names)
+        cells = day * count + place[rows]
+        value = np.zeros((len(NEIGHBOUR_FIELDS), len(days) * count))
+        there = np.zeros_like(value)
+        for i, name in enumerate(NEIGHBOUR_FIELDS):
+            known = columns[name][rows]
+            there[i, cells] = ~np.isnan(known)
+            value[i, cells] = np.nan_to_num(known)
+        shape = (len(NEIGHBOUR_FIELDS), len(days), count)
+        return cls(value.reshape(shape), there.reshape(shape), rows, cells, rows_of(table))
+
+    def at_rows(self, grid: Array) -> Array:
+        """A grid's values at the rows of the table, NaN for those that are not on the map; shape (..., rows)."""
+        result = np.full((*grid.shape[:-2], self.table_rows), np.nan)
+        result[..., self.rows] = grid.reshape(*grid.shape[:-2], -1)[..., self.cells]
+        return result
+
+    def means(self, fields: Sequence[str], weight: Array) -> Array:
+        """Means of fields over the other stations at the rows of the table, shape (fields, rows)."""
+        chosen = [NEIGHBOUR_FIELDS.index(name) for name in fields]
+        total = self.there[chosen] @ weight
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return self.at_rows(np.where(total >= LEAST_WEIGHT, self.value[chosen] @ weight / total, np.nan))
+
+
+def _pressure_plane(value: Array, there: Array, weights: _Weights) -> Columns:
     """Weighted least-squares plane through the neighbours' pressure, around each station and day.
 
     Returns grids of shape (days, stations): the plane at the station in hPa and its gradient eastward and northward
     in hPa per 100 km; NaN where fewer than three stations, or stations on one line, leave the plane open.
     """
-    east, north = places.east_km / 100, places.north_km / 100
-    basis = (np.ones_like(east), east, north)
-    moments = np.empty((*value.shape, 3, 3))
-    right = np.empty((*value.shape, 3))
-    for i, first in enumerate(basis):
-        # Relative to 1000 hPa, so that the products keep their digits.
-        right[..., i] = (value - 1000 * there) @ (weight * first).T
-        for j, second in enumerate(basis):
-            moments[..., i, j] = there @ (weight * first * second).T
+    days, count = value.shape
+    moments = np.moveaxis((there @ weights.moments).reshape(days, 3, 3, count), -1, 1)
+    # Relative to 1000 hPa, so that the products keep their digits.
+    right = np.moveaxis(((value - 1000 * there) @ weights.right).reshape(days, 3, count), -1, 1)
     size = np.trace(moments, axis1=-2, axis2=-1) / 3
     solvable = np.linalg.det(moments) > 1e-4 * size**3
-    moments[~solvable] = np.eye(3)
+    moments = np.where(solvable[..., None, None], moments, np.eye(3))
     plane = np.linalg.solve(moments, right[..., None])[..., 0]
     plane[~solvable] = np.nan
+    at_station, to_east, to_north = (np.asarray(plane[..., i], np.float64) for i in range(3))
     return {
-        "pressure_of_plane": plane[..., 0] + 1000,
-        "pressure_gradient_east": plane[..., 1],
-        "pressure_gradient_north": plane[..., 2],
+        "pressure_of_plane": at_station + 1000,
+        "pressure_gradient_east": to_east,
+        "pressure_gradient_north": to_north,
     }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +29,11 @@ class Stations:
     elevation: NDArray[np.float64]
     east_km: NDArray[np.float64]
     north_km: NDArray[np.float64]
+
+    @cached_property
+    def position(self) -> dict[str, int]:
+        """Position of each known station by its name."""
+        return {name: position for position, name in enumerate(self.names)}
 
     @property
     def distance_km(self) -> NDArray[np.float64]:
