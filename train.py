@@ -61,9 +61,9 @@ def train(given: argparse.Namespace) -> None:
     with stage(f"fitting {config.iterations} trees"):
         fitted = training.fit(matrices, obs, known, config)
     with stage("exporting"):
-        graph = onnx_export.export(fitted, matrices)
+        graphs = onnx_export.export(fitted, matrices)
     with stage("verifying"):
-        session = model.session(graph)
+        session = model.session(graphs[model.GRAPH])
         fcsts = {form: model.run(session, matrix[verified]) for form, matrix in matrices.items()}
         results = training.verify(table, obs, (known, verified), fcsts, threshold)
         importance = report.permutation_importance(lambda matrix: model.run(session, matrix), table, obs, verified)
@@ -72,10 +72,11 @@ def train(given: argparse.Namespace) -> None:
         pipeline = training.pipeline(fitted)
         description = training.describe(config, table, known, name, data_sha256)
         description |= {"threshold": threshold, "verification": results, "importance": importance}
+        description |= {"parity": training.parity(fitted)}
         model.save(
             given.out,
             description,
-            {model.GRAPH: graph, model.PIPELINE: training.dumped(pipeline)},
+            graphs | {model.PIPELINE: training.dumped(pipeline)},
             partial(report.write, fcsts=fcsts, obs=obs[verified]),
         )
     if not given.no_tracking:

@@ -26,10 +26,12 @@ from numpy.typing import NDArray
 from raincast import __version__, features, stations
 
 DIRECTORY = Path(__file__).resolve().parent.parent / "model"
-DESCRIPTION, GRAPH, PIPELINE = "model.json", "model.onnx", "model.joblib"
+DESCRIPTION, GRAPH, ROW_GRAPH, PIPELINE = "model.json", "model.onnx", "model-row.onnx", "model.joblib"
 INPUT = "features"
 REPORT = "report"
-DECIMALS = 12
+# onnxruntime adds the trees of one row and of many in another order. Rounding leaves out the digits that depend on it,
+# and keeps forecasts of the same row equal to 1e-12.
+SCALE = 1e13
 STALE_SECONDS = 3600.0
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 
@@ -59,15 +61,15 @@ def session(graph: bytes) -> onnxruntime.InferenceSession:
 def run(graph: onnxruntime.InferenceSession, matrix: NDArray[np.float64]) -> NDArray[np.float64]:
     """Probability of rain for each row of a feature matrix, shape (rows,)."""
     (fcst,) = graph.run(None, {INPUT: matrix})
-    # onnxruntime adds the trees of one row and of many in another order: the last digit is not the model's.
-    return np.asarray(np.round(fcst, DECIMALS))
+    return np.asarray(np.rint(fcst * SCALE) / SCALE)
 
 
 @dataclass(frozen=True)
 class Model:
-    """A loaded model: its graph and the description from model.json."""
+    """A loaded model: its graphs, for a matrix of features and for a row alone, and the description from model.json."""
 
     graph: onnxruntime.InferenceSession
+    row_graph: onnxruntime.InferenceSession
     description: dict[str, Any]
 
     @property
@@ -83,6 +85,11 @@ class Model:
     def probability_of_rain(self, matrix: NDArray[np.float64]) -> NDArray[np.float64]:
         """Probability of rain for each row of `features.build`, shape (rows,)."""
         return run(self.graph, matrix)
+
+    def probability_alone(self, matrix: NDArray[np.float64]) -> float:
+        """Probability of rain for the one row of `features.build_row`."""
+        (fcst,) = self.row_graph.run(None, {INPUT: matrix})
+        return float(round(fcst.item() * SCALE) / SCALE)
 
 
 def load(directory: Path = DIRECTORY) -> Model:
@@ -100,7 +107,7 @@ def load(directory: Path = DIRECTORY) -> Model:
         raise ModelError(f"{directory}: learned from other features than this version of Raincast makes; train again")
     if description["stations_sha256"] != sha256(_content(stations.PATH)):
         raise ModelError(f"{directory}: {stations.PATH.name} has changed since the training; train again")
-    return Model(session(content[GRAPH]), description)
+    return Model(session(content[GRAPH]), session(content[ROW_GRAPH]), description)
 
 
 def describe(directory: Path = DIRECTORY) -> dict[str, Any]:
@@ -134,7 +141,7 @@ def check_target(directory: Path) -> None:
     directory = directory.resolve()
     try:
         if directory.exists():
-            ours = {DESCRIPTION, GRAPH, PIPELINE, REPORT}
+            ours = {DESCRIPTION, GRAPH, ROW_GRAPH, PIPELINE, REPORT}
             there = {path.name for path in directory.iterdir()}
             if there and (DESCRIPTION not in there or not there <= ours):
                 raise TargetError(f"{directory}: holds other things than a model, which saving would delete")

@@ -27,12 +27,16 @@ class ParityError(model.ModelError):
     """The exported graph does not forecast what scikit-learn does."""
 
 
-def to_onnx(fitted: Pipeline) -> bytes:
+def to_onnx(fitted: Pipeline, *, context: bool = True) -> bytes:
     """Serialized graph: `features` (rows, features) float64, NaN missing -> `probability_of_rain` (rows,) float64.
 
-    `fitted` is what `training.fit` returns. Numeric splits only. The same trees give the same bytes.
+    `fitted` is what `training.fit` returns. Numeric splits only. The same trees give the same bytes. Without `context`
+    the graph takes only the features of a row itself: splits on the others have gone the way of the missing, which
+    leaves smaller trees that forecast the same for a row alone.
     """
     trees = _trees(fitted)
+    if not context:
+        trees = [_without(tree, features.context()) for tree in trees]
     # A tree without a split says the same to every row.
     constant = sum(float(tree["value"][0]) for tree in trees if len(tree) == 1)
     trees = [tree for tree in trees if len(tree) > 1]
@@ -46,6 +50,7 @@ def to_onnx(fitted: Pipeline) -> bytes:
         helper.make_node("Sigmoid", ["logit"], ["column"]),
         helper.make_node("Reshape", ["column", "flat"], [OUTPUT]),
     ]
+    width = len(features.names()) if context else features.own()
     constants = [
         numpy_helper.from_array(baseline.astype(np.float64), "baseline"),
         numpy_helper.from_array(np.array([-1], np.int64), "flat"),
@@ -53,7 +58,7 @@ def to_onnx(fitted: Pipeline) -> bytes:
     graph = helper.make_graph(
         nodes,
         "raincast",
-        [helper.make_tensor_value_info(model.INPUT, TensorProto.DOUBLE, ["rows", len(features.names())])],
+        [helper.make_tensor_value_info(model.INPUT, TensorProto.DOUBLE, ["rows", width])],
         [helper.make_tensor_value_info(OUTPUT, TensorProto.DOUBLE, ["rows"])],
         constants,
     )
@@ -72,6 +77,31 @@ def _trees(fitted: Pipeline) -> list[NDArray[Any]]:
         nodes["feature_idx"] = columns[nodes["feature_idx"]]
         trees.append(nodes)
     return trees
+
+
+def _without(tree: NDArray[Any], absent: NDArray[np.bool_]) -> NDArray[Any]:
+    """The same tree for rows in which the `absent` features are missing: without the splits on them."""
+    left, right, leaf = tree["left"].astype(np.intp), tree["right"].astype(np.intp), tree["is_leaf"].astype(bool)
+    missing = np.where(tree["missing_go_to_left"], left, right)
+    # Where each node leads to; parents stand before their children.
+    leads = np.arange(len(tree))
+    for node in reversed(range(len(tree))):
+        if not leaf[node] and absent[tree["feature_idx"][node]]:
+            leads[node] = leads[missing[node]]
+    kept: list[int] = []
+    rest = [int(leads[0])]
+    while rest:
+        node = rest.pop()
+        kept.append(node)
+        if not leaf[node]:
+            rest += [int(leads[right[node]]), int(leads[left[node]])]
+    position = np.zeros(len(tree), np.intp)
+    position[kept] = np.arange(len(kept))
+    smaller = tree[kept]
+    inner = ~leaf[kept]
+    for side, child in (("left", left), ("right", right)):
+        smaller[side][inner] = position[leads[child[kept][inner]]]
+    return smaller
 
 
 def _attributes(trees: list[NDArray[Any]]) -> dict[str, Any]:
@@ -118,19 +148,23 @@ def random_rows(fitted: Pipeline, rows: int, seed: int = 0) -> NDArray[np.float6
     return matrix
 
 
-def export(fitted: Pipeline, matrices: dict[str, NDArray[np.float64]]) -> bytes:
-    """The fitted model as an ONNX graph that forecasts the same to 1e-9; ParityError where it does not.
+def export(fitted: Pipeline, matrices: dict[str, NDArray[np.float64]]) -> dict[str, bytes]:
+    """The fitted model as ONNX graphs, with and without context, by the names of their files.
 
-    Tried on random rows and on a sample of the rows of each feature matrix.
+    Tried on random rows and on a sample of the rows of each feature matrix; ParityError where a graph does not forecast
+    the same as scikit-learn to 1e-9.
     """
-    graph = to_onnx(fitted)
-    session = model.session(graph)
+    graphs = {model.GRAPH: to_onnx(fitted), model.ROW_GRAPH: to_onnx(fitted, context=False)}
+    whole, row = (model.session(graph) for graph in graphs.values())
     for matrix in (
         random_rows(fitted, PARITY_ROWS),
         *(matrix[:: len(matrix) // PARITY_ROWS + 1] for matrix in matrices.values()),
     ):
-        check_parity(model.run(session, matrix), fitted.predict_proba(matrix)[:, 1])
-    return graph
+        check_parity(model.run(whole, matrix), fitted.predict_proba(matrix)[:, 1])
+        alone = np.where(features.context(), np.nan, matrix)
+        own = np.ascontiguousarray(matrix[:, : features.own()])
+        check_parity(model.run(row, own), fitted.predict_proba(alone)[:, 1])
+    return graphs
 
 
 def check_parity(fcst: NDArray[np.float64], sklearn_fcst: NDArray[np.float64]) -> None:

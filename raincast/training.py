@@ -24,7 +24,7 @@ from sklearn.preprocessing import FunctionTransformer
 from threadpoolctl import threadpool_limits
 
 from raincast import features, verification
-from raincast.observations import COLUMNS, ObservationError, Table, as_known_at_3pm, check_header, parse_blocks
+from raincast.observations import COLUMNS, EXAMPLE, ObservationError, Table, as_known_at_3pm, check_header, parse_blocks
 from raincast.progress import counter
 from raincast.verification import Climatology, Persistence, best_f1_threshold
 
@@ -217,6 +217,18 @@ def describe(config: ModelConfig, table: Table, rows: Rows, data: str, data_sha2
         "config": asdict(config),
         "commit": commit(),
         "versions": {"python": platform.python_version()} | {name: metadata.version(name) for name in libraries},
+    }
+
+
+def parity(fitted: Pipeline) -> dict[str, Any]:
+    """What scikit-learn forecasts for EXAMPLE, as one table and each row alone: who loads the model tries the same."""
+    frame = pd.DataFrame(list(EXAMPLE))
+    together = build_from_frame(frame)
+    alone = np.where(features.context(), np.nan, together)
+    return {
+        "observations": list(EXAMPLE),
+        "together": fitted.predict_proba(together)[:, 1].tolist(),
+        "alone": fitted.predict_proba(alone)[:, 1].tolist(),
     }
 
 
