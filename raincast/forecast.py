@@ -7,17 +7,22 @@ import io
 import json
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal
+from typing import IO, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from raincast import features
-from raincast.model import Model
-from raincast.observations import Table
+from raincast.formats import record_blocks
+from raincast.model import Model, ModelError
+from raincast.observations import Table, parse_blocks, rows_of
 
 Format = Literal["table", "csv", "json", "parquet"]
 FORMATS: tuple[Format, ...] = ("table", "csv", "json", "parquet")
+TOLERANCE = 1e-9
 COLUMNS = ("Date", "Location", "probability_of_rain", "rain_tomorrow")
 
 
@@ -26,34 +31,71 @@ def forecast(model: Model, table: Table) -> Table:
 
     The observations of one table are each other's context.
     """
-    probability = model.probability_of_rain(features.build(table))
-    return {
-        "Date": table["Date"],
-        "Location": table["Location"],
-        "probability_of_rain": probability,
-        "rain_tomorrow": np.where(probability >= model.threshold, "Yes", "No"),
+    return forecast_table(model, table["Date"], table["Location"], model.probability_of_rain(features.build(table)))
+
+
+def forecast_table(
+    model: Model, date: NDArray[np.datetime64], location: NDArray[np.str_], probability: NDArray[np.float64]
+) -> Table:
+    """Forecast table of probabilities that are known, each of these of the shape (rows,)."""
+    rain = np.where(probability >= model.threshold, "Yes", "No")
+    return dict(zip(COLUMNS, (date, location, probability, rain), strict=True))
+
+
+def check_parity(model: Model) -> None:
+    """ModelError where a loaded model does not forecast, on this machine, what scikit-learn did at its training."""
+    parity = model.description["parity"]
+    table = parse_blocks("the parity rows", record_blocks("the parity rows", parity["observations"])[1])
+    rows = [{name: values[i].item() for name, values in table.items()} for i in range(rows_of(table))]
+    fcst = {
+        "together": model.probability_of_rain(features.build(table)),
+        "alone": np.array([model.probability_alone(features.build_row(row)) for row in rows]),
     }
+    difference = max(np.max(np.abs(found - parity[name])) for name, found in fcst.items())
+    if not difference <= TOLERANCE:
+        raise ModelError(f"forecasts differ by {difference:g} from those of the training, allowed is {TOLERANCE:g}")
 
 
 def rendered(forecasts: Table, form: Format) -> bytes:
     """A forecast table in one of the formats. Missing dates are empty, in JSON and Parquet null."""
     if form == "parquet":
         return _parquet(forecasts)
-    dates = np.where(np.isnat(forecasts["Date"]), "", forecasts["Date"].astype(str)).tolist()
-    rows = list(zip(dates, *(forecasts[name].tolist() for name in COLUMNS[1:]), strict=True))
-    if form == "json":
-        records = [dict(zip(COLUMNS, (date or None, *rest), strict=True)) for date, *rest in rows]
-        return json.dumps(records, indent=1).encode() + b"\n"
-    if form == "csv":
-        text = io.StringIO()
-        csv.writer(text, lineterminator="\n").writerows([COLUMNS, *rows])
-        return text.getvalue().encode()
-    width = max(8, *(len(row[1]) for row in rows))
-    lines = [f"{'Date':10}  {'Location':{width}}  rain tomorrow  probability"]
-    for date, location, probability, rain in rows:
+    text = Text(form, max(map(len, forecasts["Location"].tolist()), default=0))
+    return text.start + text.block(forecasts) + text.end
+
+
+class Text:
+    """Forecast tables, one after the other, as one table, CSV or JSON: `start`, a `block` for each, `end`.
+
+    `width` is the length of the longest station's name.
+    """
+
+    # pylint: disable=too-few-public-methods  # what comes first, next and last
+
+    def __init__(self, form: Format, width: int) -> None:
+        self.form, self.width, self.begun = form, max(8, width), False
+        header = f"{'Date':10}  {'Location':{self.width}}  rain tomorrow  probability\n"
+        self.start = {"table": header, "csv": ",".join(COLUMNS) + "\n", "json": "["}[form].encode()
+        self.end = b"\n]\n" if form == "json" else b""
+
+    def block(self, forecasts: Table) -> bytes:
+        """The next rows."""
+        dates = np.where(np.isnat(forecasts["Date"]), "", forecasts["Date"].astype(str)).tolist()
+        rows = zip(dates, *(forecasts[name].tolist() for name in COLUMNS[1:]), strict=True)
+        if self.form == "csv":
+            text = io.StringIO()
+            csv.writer(text, lineterminator="\n").writerows(rows)
+            return text.getvalue().encode()
+        if self.form == "json":
+            records = (json.dumps(dict(zip(COLUMNS, (date or None, *rest), strict=True))) for date, *rest in rows)
+            separator = ",\n" if self.begun else "\n"
+            self.begun = True
+            return (separator + ",\n".join(records)).encode()
+        return "".join(self._line(*row) for row in rows).encode()
+
+    def _line(self, date: str, location: str, probability: float, rain: str) -> str:
         length = "#" * round(probability * 20)
-        lines.append(f"{date or '-':10}  {location:{width}}  {rain:13}  {probability:10.1%}  {length}".rstrip())
-    return "\n".join(lines).encode() + b"\n"
+        return f"{date or '-':10}  {location:{self.width}}  {rain:13}  {probability:10.1%}  {length}".rstrip() + "\n"
 
 
 def _parquet(forecasts: Table) -> bytes:
@@ -72,24 +114,30 @@ def _parquet(forecasts: Table) -> bytes:
         return path.read_bytes()
 
 
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all: to a temporary neighbour first, then renamed. A link's target is replaced."""
+@contextmanager
+def whole(path: Path) -> Iterator[IO[bytes]]:
+    """A file to write to that takes the place of `path` when all went well: whole or not at all.
+
+    A link's target is replaced; a device or a pipe, such as /dev/stdout, is written to.
+    """
     try:
         if path.exists() and not path.is_file():
-            # A device or a pipe, such as /dev/stdout, is written to; to rename over it would destroy it.
-            path.write_bytes(content)
+            with path.open("wb") as file:
+                yield file
         else:
-            _replace(path.resolve(), content)
+            with _replacing(path.resolve()) as file:
+                yield file
     except OSError as error:
-        error.filename = str(path)
+        error.filename = error.filename or str(path)
         raise
 
 
-def _replace(path: Path, content: bytes) -> None:
+@contextmanager
+def _replacing(path: Path) -> Iterator[IO[bytes]]:
     handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:
         with os.fdopen(handle, "wb") as file:
-            file.write(content)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         os.chmod(temporary, 0o666 & ~_umask())

@@ -21,7 +21,8 @@ Kind = Literal["station", "date", "number", "direction", "yes_no"]
 
 DIRECTIONS = ("N", "NNE", "NE", "ENE", "E", "ESE", "SE", "SSE", "S", "SSW", "SW", "WSW", "W", "WNW", "NW", "NNW")
 MISSING = frozenset({"", "na", "nan", "null", "none"})
-PROBLEMS_SHOWN = 5
+# How many problems a message shows, and how many an error holds.
+PROBLEMS_SHOWN, PROBLEMS_KEPT = 5, 1_000
 
 
 @dataclass(frozen=True)
@@ -72,20 +73,27 @@ COLUMNS = (
     Column("RainToday", "yes_no", "more than 1 mm of rain in the 24 h to 9 am"),
 )
 TARGET = Column("RainTomorrow", "yes_no", "more than 1 mm of rain in the 24 h from 9 am: what is forecast")
+# A day at two stations, made up, as a request would send it: for documents, and to try a model that was loaded.
+EXAMPLE: tuple[dict[str, Any], ...] = (
+    {
+        "Date": "2017-06-01", "Location": "Sydney", "MinTemp": 9.4, "MaxTemp": 17.2, "Rainfall": 2.6, "Evaporation": 2.2,
+        "Sunshine": 3.1, "WindGustDir": "SSE", "WindGustSpeed": 46, "WindDir9am": "W", "WindDir3pm": "SE",
+        "WindSpeed9am": 13, "WindSpeed3pm": 24, "Humidity9am": 82, "Humidity3pm": 71, "Pressure9am": 1016.4,
+        "Pressure3pm": 1013.8, "Cloud9am": 6, "Cloud3pm": 7, "Temp9am": 11.3, "Temp3pm": 15.8, "RainToday": "Yes",
+    },
+    {
+        "Date": "2017-06-01", "Location": "Wollongong", "MinTemp": 10.1, "MaxTemp": 16.3, "Rainfall": 5.8,
+        "WindGustDir": "S", "WindGustSpeed": 61, "WindDir9am": "WSW", "WindDir3pm": "SSE", "WindSpeed9am": 20,
+        "WindSpeed3pm": 31, "Humidity9am": 74, "Humidity3pm": 78, "Pressure9am": 1015.9, "Pressure3pm": 1014.2,
+        "Temp9am": 12.2, "Temp3pm": 14.5, "RainToday": "Yes",
+    },
+)  # fmt: skip
 # RISK_MM is tomorrow's rain itself. Both answers may stand in a file and are never read as a measurement.
 ANSWERS = frozenset({"RISK_MM", TARGET.name})
 NUMBERS = tuple(column.name for column in COLUMNS if column.kind == "number")
 MEASUREMENTS = tuple(column.name for column in COLUMNS if column.kind not in ("date", "station"))
 # Sunshine and the gust run to midnight, MaxTemp to 9 am the next day: at 3 pm nobody knows them.
 UNKNOWN_AT_3PM = ("MaxTemp", "Sunshine", "WindGustDir", "WindGustSpeed")
-
-
-class ObservationError(ValueError):
-    """The observations cannot be used; the message names source, row, column, value and limit."""
-
-
-class ObservationWarning(UserWarning):
-    """The observations can be used, but something in them deserves a look."""
 
 
 @dataclass(frozen=True)
@@ -101,17 +109,45 @@ class Problem:
         return f"row {self.row}, {self.column}: {shorten(self.value)!r} is not {self.limit}"
 
 
+@dataclass(frozen=True)
+class Repeat(Problem):
+    """A station-day that stands in the table already, in the row that is given as the limit."""
+
+    def __str__(self) -> str:
+        already = f"stands already in row {self.limit}, a station has one observation a day"
+        return f"row {self.row}, {self.column}: {self.value} {already}"
+
+
+class ObservationError(ValueError):
+    """The observations cannot be used; the message names source, row, column, value and limit.
+
+    `problems` are the values that break their limits, the first PROBLEMS_KEPT of `count`.
+    """
+
+    def __init__(self, message: str, problems: Sequence[Problem] = (), count: int = 0) -> None:
+        super().__init__(message)
+        self.problems, self.count = problems, count
+
+
+class FormatError(ObservationError):
+    """What was read is not the format it should be: no JSON, no CSV, no text."""
+
+
+class ObservationWarning(UserWarning):
+    """The observations can be used, but something in them deserves a look."""
+
+
 def shorten(text: str, length: int = 40) -> str:
     """Text cut to a length that a message can hold."""
     return text if len(text) <= length else text[: length - 3] + "..."
 
 
-def refuse(source: str, problems: Sequence[Problem | str], count: int | None = None) -> ObservationError:
+def refuse(source: str, problems: Sequence[Problem], count: int) -> ObservationError:
     """One error for all problems of a source: all counted, the first few shown."""
-    count = len(problems) if count is None else count
     shown = "; ".join(str(problem) for problem in problems[:PROBLEMS_SHOWN])
     more = f" (and {count - PROBLEMS_SHOWN} more)" if count > PROBLEMS_SHOWN else ""
-    return ObservationError(f"{source}: {shown}{more}" if count == 1 else f"{source}: {count} problems: {shown}{more}")
+    text = f"{source}: {shown}{more}" if count == 1 else f"{source}: {count} problems: {shown}{more}"
+    return ObservationError(text, problems, count)
 
 
 def rows_of(table: Table) -> int:
@@ -147,8 +183,11 @@ def concatenate(tables: Sequence[Table]) -> Table:
     return {name: np.concatenate([table[name] for table in tables]) for name in tables[0]}
 
 
-class _Parser(dict[str, Any]):
-    """Text -> value for one column, each distinct text parsed once: columns repeat themselves."""
+class Parser(dict[str, Any]):
+    """Text -> value for one column, each distinct text parsed once: columns repeat themselves.
+
+    Texts that break the column's limit have the value for missing, and are collected in `wrong`.
+    """
 
     LARGEST = 100_000
 
@@ -206,21 +245,22 @@ def _station(text: str) -> str:
     return text
 
 
-def _parser(column: Column) -> _Parser:
+def parser_of(column: Column) -> Parser:
+    """What turns the texts of a column into values and remembers the wrong ones."""
     if column.kind == "number":
-        return _Parser(_number(column), np.nan)
+        return Parser(_number(column), np.nan)
     if column.kind == "date":
-        return _Parser(_date, np.datetime64("NaT", "D"))
+        return Parser(_date, np.datetime64("NaT", "D"))
     if column.kind == "direction":
-        return _Parser(_one_of({name: name for name in DIRECTIONS}), "")
+        return Parser(_one_of({name: name for name in DIRECTIONS}), "")
     if column.kind == "yes_no":
         # Some writers of Parquet and JSON make booleans of Yes and No.
-        return _Parser(_one_of({"YES": 1.0, "NO": 0.0, "TRUE": 1.0, "FALSE": 0.0}), np.nan)
-    return _Parser(_station, "")
+        return Parser(_one_of({"YES": 1.0, "NO": 0.0, "TRUE": 1.0, "FALSE": 0.0}), np.nan)
+    return Parser(_station, "")
 
 
-def check_header(source: str, header: Sequence[str], *, target: bool = False) -> list[str]:
-    """Column names of a source, checked; returns the unknown ones.
+def check_header(source: str, header: Sequence[str], *, target: bool = False) -> str | None:
+    """Column names of a source, checked; returns a line that names the unknown ones, which are ignored, if there are any.
 
     Raises ObservationError where a column stands twice, where Location, every measurement or (with `target`)
     RainTomorrow is absent.
@@ -236,7 +276,11 @@ def check_header(source: str, header: Sequence[str], *, target: bool = False) ->
     if target and TARGET.name not in header:
         raise ObservationError(f"{source}: there is no column {TARGET.name} to learn from ({found})")
     known = {column.name for column in COLUMNS} | ANSWERS
-    return [name or "(no name)" for name in header if name not in known]
+    unknown = [shorten(name or "(no name)") for name in header if name not in known]
+    if not unknown:
+        return None
+    more = ", ..." if len(unknown) > 5 else ""
+    return f"{source}: {len(unknown)} unknown column(s) ignored: {', '.join(unknown[:5])}{more}"
 
 
 def parse_blocks(
@@ -249,7 +293,7 @@ def parse_blocks(
     counted and the first few named.
     """
     columns = COLUMNS + ((TARGET,) if target else ())
-    parsers = {column.name: _parser(column) for column in columns}
+    parsers = {column.name: parser_of(column) for column in columns}
     tables: list[Table] = []
     problems: list[Problem] = []
     count = start = 0
@@ -272,7 +316,7 @@ def parse_blocks(
                 ]
         found.sort(key=lambda problem: problem.row)
         count += len(found)
-        problems += found[: PROBLEMS_SHOWN - len(problems)]
+        problems += found[: PROBLEMS_KEPT - len(problems)]
         tables.append(table)
         start += rows
     if count:
@@ -280,7 +324,7 @@ def parse_blocks(
     if not start:
         raise ObservationError(f"{source}: there is a header but no observation")
     table = concatenate(tables)
-    _refuse_repeats(source, table)
+    refuse_repeats(source, table)
     return table
 
 
@@ -294,19 +338,20 @@ def _missing(values: NDArray[Any]) -> NDArray[np.bool_]:
     return np.asarray(values == "" if values.dtype.kind == "U" else np.isnan(values))
 
 
-def _refuse_repeats(source: str, table: Table) -> None:
-    """One station has one observation a day. Rows without a date may repeat."""
+def refuse_repeats(source: str, table: Table) -> None:
+    """ObservationError where a station has two observations a day. Rows without a date may repeat."""
+    found = repeats(table, np.arange(1, rows_of(table) + 1))
+    if found:
+        raise refuse(source, [Repeat(later, "Date", what, str(earlier)) for later, earlier, what in found], len(found))
+
+
+def repeats(table: Table, number: NDArray[np.int64]) -> list[tuple[int, int, str]]:
+    """Each row whose station-day stands in an earlier row: the numbers of both, and the station-day; by `number`."""
     dated = np.flatnonzero(~np.isnat(table["Date"]))
-    order = dated[np.lexsort((dated, table["Date"][dated], table["Location"][dated]))]
+    order = dated[np.lexsort((number[dated], table["Date"][dated], table["Location"][dated]))]
     dates, locations = table["Date"][order], table["Location"][order]
     again = np.flatnonzero((dates[1:] == dates[:-1]) & (locations[1:] == locations[:-1]))
-    if len(again):
-        problems = [
-            f"row {order[i + 1] + 1}, Date: {locations[i]} on {dates[i]} stands already in row {order[i] + 1},"
-            " a station has one observation a day"
-            for i in sorted(again, key=lambda i: order[i + 1])[:PROBLEMS_SHOWN]
-        ]
-        raise refuse(source, problems, len(again))
+    return sorted((int(number[order[i + 1]]), int(number[order[i]]), f"{locations[i]} on {dates[i]}") for i in again)
 
 
 def json_schema() -> dict[str, Any]:

@@ -1,17 +1,14 @@
-"""Bytes -> text columns -> table: CSV, Parquet and JSON, plain, gzipped or zipped, from a path or standard input.
+"""A path or standard input -> table: CSV, Parquet and JSON, plain, gzipped or zipped.
 
-The bytes decide what a file is, never its name. Every value becomes text and goes through the one parser of
-`observations`, so that a limit means the same in every format.
+The bytes decide what a file is, never its name.
 """
 
 from __future__ import annotations
 
-import csv
+import glob
 import gzip
 import io
-import json
 import os
-import re
 import shutil
 import stat
 import sys
@@ -19,60 +16,118 @@ import tempfile
 import warnings
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from itertools import islice
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, Any, Literal, cast
 
-from raincast.observations import (
-    COLUMNS,
-    TARGET,
-    ObservationError,
-    ObservationWarning,
-    Problem,
-    Table,
-    check_header,
-    parse_blocks,
-    shorten,
-)
+from raincast.formats import BLOCK_ROWS, WANTED, Block, Blocks, csv_blocks, json_blocks
+from raincast.observations import ObservationError, ObservationWarning, Table, check_header, parse_blocks, shorten
 
-BLOCK_ROWS = 50_000
-# A weatherAUS line has about 120 characters; a line this long is no observation, and is not read into memory.
-LONGEST_LINE = 65_536
-# JSON is read as a whole, and takes several times its size.
-LARGEST_JSON = 268_435_456
-STDIN = "-"
+STDIN, STANDARD_INPUT = "-", "standard input"
+# Files up to this size are read into memory, packed ones up to a tenth of it.
+SMALL_BYTES = 1_000_000
 
-Block = tuple[dict[str, Sequence[str]], list[Problem]]
+Source = tuple[Path | IO[bytes], str]
 
 
-def read(source: str | Path, *, name: str | None = None, target: bool = False) -> Table:
-    """Observations from a path, or from standard input for "-".
+def read(source: str | Path | IO[bytes], *, name: str | None = None, target: bool = False) -> Table:
+    """Observations from a path or an open file.
 
     With `target` there must be a column RainTomorrow; it becomes 1.0, 0.0 and, where missing, NaN. Unknown columns
     are ignored with one ObservationWarning. `name` is what messages call the source, where it is not its path. Raises
     ObservationError, naming file, row, column, value and limit.
     """
-    name = name or ("standard input" if str(source) == STDIN else str(source))
-    with readable(name), _opened(source) as raw, unpacked(name, raw) as file:
-        start = file.peek(4)  # type: ignore[attr-defined]
-        if not start:
-            raise ObservationError(f"{name}: the file is empty")
-        if start.startswith(b"PAR1"):
-            with _on_disk(file) as path:
-                return _parquet(name, path, target=target)
-        if start.removeprefix(b"\xef\xbb\xbf").lstrip()[:1] in (b"[", b"{"):
-            return _table(name, *_json(name, file), target=target)
-        return _table(name, *_csv(name, file), target=target)
+    name = name or (str(source) if isinstance(source, str | Path) else STANDARD_INPUT)
+    with opened(source, name) as file, blocks(name, file) as (header, parts):
+        unknown = check_header(name, header, target=target)
+        if unknown:
+            warnings.warn(unknown, ObservationWarning, stacklevel=2)
+        return parse_blocks(name, parts, target=target)
 
 
-def _table(name: str, header: Sequence[str], blocks: Iterator[Block], *, target: bool) -> Table:
-    unknown = check_header(name, header, target=target)
-    if unknown:
-        shown = ", ".join(shorten(column) for column in unknown[:5]) + (", ..." if len(unknown) > 5 else "")
-        warnings.warn(f"{name}: {len(unknown)} unknown column(s) ignored: {shown}", ObservationWarning, stacklevel=3)
-    return parse_blocks(name, blocks, target=target)
+@contextmanager
+def sources(given: str) -> Iterator[list[Source]]:
+    """What a user's word for the input means, each with what messages call it: a file, a folder, a pattern or "-".
+
+    Standard input is in memory where it is small, else in a temporary file. Raises ObservationError.
+    """
+    if given != STDIN:
+        yield [(path, str(path)) for path in _files(given)]
+        return
+    if sys.stdin is None:
+        raise ObservationError("standard input is closed")
+    with ExitStack() as stack:
+        with readable(STANDARD_INPUT):
+            start = sys.stdin.buffer.read(SMALL_BYTES + 1)
+            source: Path | IO[bytes] = io.BytesIO(start)
+            if len(start) > _limit(start):
+                file = stack.enter_context(tempfile.NamedTemporaryFile(prefix="raincast-"))
+                file.write(start)
+                shutil.copyfileobj(sys.stdin.buffer, file)
+                file.flush()
+                source = Path(file.name)
+        yield [(source, STANDARD_INPUT)]
+
+
+def _files(given: str) -> list[Path]:
+    """The files that a path means: itself, all in a folder, or those that match a pattern, by their names.
+
+    In folders, what begins with a dot or an underscore is left out, where other tools keep their notes on the data.
+    """
+    path = Path(given)
+    if path.is_dir():
+        inside = (file.relative_to(path) for file in sorted(path.rglob("*")) if file.is_file())
+        found = [path / file for file in inside if not any(part.startswith((".", "_")) for part in file.parts)]
+    elif not path.exists() and glob.has_magic(given):
+        found = [Path(name) for name in sorted(glob.glob(given, recursive=True)) if Path(name).is_file()]
+    else:
+        return [path]
+    if not found:
+        raise ObservationError(f"{given}: there are no files")
+    return found
+
+
+def is_small(source: Path | IO[bytes]) -> bool:
+    """Whether a source is read into memory as a whole. One that cannot be opened is: reading it will say why."""
+    if not isinstance(source, Path) or not source.is_file():
+        return True
+    with suppress(OSError), source.open("rb") as file:
+        return source.stat().st_size <= _limit(file.read(2))
+    return True
+
+
+def _limit(start: bytes) -> int:
+    """How large a file that begins so may be, to be read into memory."""
+    return SMALL_BYTES // 10 if start.startswith((b"\x1f\x8b", b"PK")) else SMALL_BYTES
+
+
+@contextmanager
+def opened(source: str | Path | IO[bytes], name: str) -> Iterator[IO[bytes]]:
+    """The plain bytes of a path or an open file, unpacked where they are packed."""
+    with readable(name), _raw(source) as raw, unpacked(name, raw) as file:
+        yield file
+
+
+@contextmanager
+def blocks(name: str, file: IO[bytes]) -> Iterator[Blocks]:
+    """Header and blocks of text columns of plain bytes in any format."""
+    kind = kind_of(name, file)
+    if kind == "parquet":
+        with on_disk(file) as path, _parquet_blocks(name, path) as found:
+            yield found
+    else:
+        yield (json_blocks if kind == "json" else csv_blocks)(name, file)
+
+
+def kind_of(name: str, file: IO[bytes]) -> Literal["csv", "json", "parquet"]:
+    """What the first bytes of a file say that it is. Raises ObservationError where there are none."""
+    start = cast(io.BufferedReader, file).peek(4)
+    if not start:
+        raise ObservationError(f"{name}: the file is empty")
+    if start.startswith(b"PAR1"):
+        return "parquet"
+    return "json" if start.removeprefix(b"\xef\xbb\xbf").lstrip()[:1] in (b"[", b"{") else "csv"
 
 
 @contextmanager
@@ -90,10 +145,11 @@ def readable(name: str) -> Iterator[None]:
 
 
 @contextmanager
-def _opened(source: str | Path) -> Iterator[IO[bytes]]:
-    if str(source) == STDIN and sys.stdin is None:
-        raise ObservationError("standard input is closed")
-    with open(sys.stdin.fileno() if str(source) == STDIN else source, "rb", closefd=str(source) != STDIN) as file:
+def _raw(source: str | Path | IO[bytes]) -> Iterator[IO[bytes]]:
+    if not isinstance(source, str | Path):
+        yield _filled(source)
+        return
+    with open(source, "rb") as file:
         yield file if stat.S_ISREG(os.fstat(file.fileno()).st_mode) else _filled(file)
 
 
@@ -149,139 +205,61 @@ def _seekable(file: IO[bytes]) -> Iterator[IO[bytes]]:
         yield cast(IO[bytes], whole)
 
 
-def _csv(name: str, file: IO[bytes]) -> tuple[list[str], Iterator[Block]]:
-    rows = csv.reader(_lines(name, file), skipinitialspace=True)
-    records = _csv_records(name, rows)
-    header = [column.strip() for column in next(records, [])]
-    if len(header) == 1:
-        for delimiter, word in ((";", "semicolons"), ("\t", "tabs"), ("|", "bars")):
-            if delimiter in header[0]:
-                raise ObservationError(f"{name}: the columns are separated by {word}, commas are expected")
-    return header, _csv_blocks(header, records)
-
-
-def _lines(name: str, file: IO[bytes]) -> Iterator[str]:
-    for number, line in enumerate(iter(lambda: file.readline(LONGEST_LINE + 1), b""), 1):
-        if len(line) > LONGEST_LINE:
-            raise ObservationError(f"{name}: line {number} is longer than {LONGEST_LINE} bytes, no observation is")
-        if b"\0" in line:
-            raise ObservationError(f"{name}: line {number} has a zero byte, this is not a text file")
-        try:
-            yield line.decode("utf-8-sig" if number == 1 else "utf-8")
-        except UnicodeDecodeError as error:
-            byte = line[error.start]
-            raise ObservationError(
-                f"{name}: line {number} is not UTF-8: byte 0x{byte:02x} at position {error.start + 1}"
-                f" ({bytes([byte]).decode('latin-1')!r} in Latin-1); save the file as UTF-8"
-            ) from error
-
-
-def _csv_records(name: str, rows: Any) -> Iterator[list[str]]:
-    while True:
-        try:
-            row = next(rows)
-        except StopIteration:
-            return
-        except csv.Error as error:
-            raise ObservationError(f"{name}: line {rows.line_num} is not CSV: {error}") from error
-        if len(row) > 1 or (row and row[0].strip()):
-            yield row
-
-
-def _csv_blocks(header: list[str], records: Iterator[list[str]]) -> Iterator[Block]:
-    width, start = len(header), 0
-    while rows := list(islice(records, BLOCK_ROWS)):
-        problems = []
-        for i, row in enumerate(rows):
-            if len(row) != width:
-                problems.append(Problem(start + i + 1, "fields", str(len(row)), f"{width}, as in the header"))
-                rows[i] = (row + [""] * width)[:width]
-        yield dict(zip(header, zip(*rows, strict=True), strict=True)), problems
-        start += len(rows)
-
-
-def _json(name: str, file: IO[bytes]) -> tuple[list[str], Iterator[Block]]:
-    """An array of records, {"observations": [records]}, or JSON Lines."""
-    content = file.read(LARGEST_JSON + 1)
-    if len(content) > LARGEST_JSON:
-        raise ObservationError(f"{name}: more than {LARGEST_JSON} bytes of JSON; send CSV or Parquet")
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ObservationError(f"{name}: the JSON is not UTF-8 at byte {error.start + 1}") from error
-    # Numbers stay the text they are, so that they meet the same parser as every other format's.
-    decoder = json.JSONDecoder(parse_float=str, parse_int=str, parse_constant=str, object_pairs_hook=_Record)
-    values, position = [], len(text) - len(text.lstrip())
-    try:
-        while position < len(text):
-            value, position = decoder.raw_decode(text, position)
-            values.append(value)
-            position = re.compile(r"\s*").match(text, position).end()  # type: ignore[union-attr]
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise ObservationError(f"{name}: not valid JSON: {error}") from error
-    records = values[0] if len(values) == 1 else values
-    if isinstance(records, dict):
-        records = records.get("observations", values)
-    if not isinstance(records, list) or not all(isinstance(record, dict) for record in records):
-        raise ObservationError(f"{name}: the JSON is not a list of observations, each an object")
-    for record in records:
-        if record.repeated:
-            check_header(name, record.repeated)
-    header = list(dict.fromkeys(column for record in records for column in record))
-    wanted = [column.name for column in (*COLUMNS, TARGET) if column.name in header]
-    return header, iter([({c: [_text(record.get(c)) for record in records] for c in wanted}, [])])
-
-
-class _Record(dict[str, Any]):
-    """A JSON object that remembers its names where one stands there twice."""
-
-    def __init__(self, pairs: list[tuple[str, Any]]) -> None:
-        super().__init__(pairs)
-        self.repeated = [column for column, _ in pairs] if len(pairs) > len(self) else []
-
-
-def _text(value: Any) -> str:
-    if value is None:
-        return ""
-    return value if isinstance(value, str) else json.dumps(value)
-
-
 @contextmanager
-def _on_disk(file: IO[bytes]) -> Iterator[str]:
-    """A path for a stream: of a link to it where it is a plain file, else of a temporary copy.
-
-    Never its own path: in that, duckdb would see patterns of other files and columns in the folders' names.
-    """
+def on_disk(file: IO[bytes]) -> Iterator[str]:
+    """A path for a stream: of a link to it where it is a plain file, else of a temporary copy."""
     raw = getattr(file, "raw", None)
     if isinstance(raw, io.FileIO) and isinstance(raw.name, str) and stat.S_ISREG(os.fstat(raw.fileno()).st_mode):
-        with tempfile.TemporaryDirectory(prefix="raincast-") as folder:
-            link = Path(folder) / "observations.parquet"
-            link.symlink_to(Path(raw.name).absolute())
-            yield str(link)
+        with linked(Path(raw.name)) as link:
+            yield link
     else:
         with _seekable(file) as whole:
             yield whole.name
 
 
-def _parquet(name: str, path: str, *, target: bool) -> Table:
-    # Only Parquet needs duckdb, and its import would take as long as all the rest of a forecast.
+@contextmanager
+def linked(path: Path) -> Iterator[str]:
+    """The path of a link to a file: in its own path duckdb would see patterns of files, and columns in folders."""
+    with tempfile.TemporaryDirectory(prefix="raincast-") as folder:
+        link = Path(folder) / "observations"
+        link.symlink_to(path.absolute())
+        yield str(link)
+
+
+@contextmanager
+def parquet_errors(name: str) -> Iterator[None]:
+    """Turn what duckdb says of a bad Parquet file into an ObservationError."""
     import duckdb  # pylint: disable=import-outside-toplevel
 
     try:
-        with duckdb.connect() as database:
-            header = _parquet_header(database.execute("SELECT name, num_children FROM parquet_schema(?)", [path]))
-            check_header(name, header, target=target)
-            wanted = [column.name for column in (*COLUMNS, TARGET) if column.name in header]
-            alike = {column.lower() for column in wanted} & {c.lower() for c in header if c not in wanted}
-            if alike:
-                raise ObservationError(f"{name}: columns differ only in capital letters: {', '.join(sorted(alike))}")
-            names = ", ".join(f'"{column}"::VARCHAR' for column in wanted)
-            rows = database.execute(f"SELECT {names} FROM read_parquet(?, hive_partitioning = false)", [path])
-            return _table(name, header, _parquet_blocks(wanted, rows.fetchmany), target=target)
+        yield
     except duckdb.Error as error:
         raise ObservationError(
             f"{name}: not a readable Parquet file: {shorten(' '.join(str(error).split()), 200)}"
         ) from error
+
+
+@contextmanager
+def _parquet_blocks(name: str, path: str) -> Iterator[Blocks]:
+    # Only Parquet needs duckdb, and its import would take as long as all the rest of a forecast.
+    import duckdb  # pylint: disable=import-outside-toplevel
+
+    with parquet_errors(name), duckdb.connect() as database:
+        header, query = parquet_query(name, path, database)
+        rows = database.execute(query, [path])
+        yield header, _blocks_of_rows([c for c in header if c in WANTED], rows.fetchmany)
+
+
+def parquet_query(name: str, path: str, database: Any) -> tuple[list[str], str]:
+    """Header of a Parquet file, and the query, with the path as its parameter, for the columns we know as text."""
+    header = _parquet_header(database.execute("SELECT name, num_children FROM parquet_schema(?)", [path]))
+    check_header(name, header)
+    wanted = [column for column in header if column in WANTED]
+    alike = {column.lower() for column in wanted} & {c.lower() for c in header if c not in wanted}
+    if alike:
+        raise ObservationError(f"{name}: columns differ only in capital letters: {', '.join(sorted(alike))}")
+    names = ", ".join(f'"{column}"::VARCHAR AS "{column}"' for column in wanted)
+    return header, f"SELECT {names} FROM read_parquet(?, hive_partitioning = false)"
 
 
 def _parquet_header(schema: Any) -> list[str]:
@@ -297,7 +275,7 @@ def _parquet_header(schema: Any) -> list[str]:
     return header[: count or 0]
 
 
-def _parquet_blocks(columns: list[str], fetch: Callable[[int], list[tuple[str | None, ...]]]) -> Iterator[Block]:
+def _blocks_of_rows(columns: list[str], fetch: Callable[[int], list[tuple[str | None, ...]]]) -> Iterator[Block]:
     while rows := fetch(BLOCK_ROWS):
         texts = ([value or "" for value in column] for column in zip(*rows, strict=True))
         yield dict(zip(columns, texts, strict=True)), []
