@@ -12,6 +12,7 @@ from pathlib import Path
 
 from raincast.model import ModelError, TargetError
 from raincast.observations import ObservationError
+from raincast.shards import Shard
 
 DONE, FAILED, WRONG_INPUT, INTERRUPTED = 0, 1, 2, 130
 
@@ -31,6 +32,30 @@ def positive(text: str) -> int:
     if number < 1:
         raise argparse.ArgumentTypeError(f"{number} is not above 0")
     return number
+
+
+def port(text: str) -> int:
+    """A TCP port, for argparse."""
+    number = int(text)
+    if not 0 <= number <= 65535:
+        raise argparse.ArgumentTypeError(f"{number} is not a port, 0 to 65535")
+    return number
+
+
+def seconds(text: str) -> float:
+    """A time of 0 s to an hour, for argparse."""
+    number = float(text)
+    if not 0 <= number <= 3600:
+        raise argparse.ArgumentTypeError(f"{text} is not a number of seconds, 0 to 3600")
+    return number
+
+
+def shard(text: str) -> Shard:
+    """A part of the work, for argparse."""
+    try:
+        return Shard.parse(text, os.environ)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def run(command: Callable[[], None]) -> int:

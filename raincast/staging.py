@@ -1,0 +1,253 @@
+"""Files of any size as rows on disk: read by duckdb, checked by the one parser of `observations`, sorted by day.
+
+A column's distinct texts are parsed, once each, by the same code as everywhere; numbers, whose texts may all differ, by
+duckdb where it agrees with that code. So each limit, and each message, is the same as for a small file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import numpy as np
+from numpy.typing import NDArray
+
+from raincast import reading
+from raincast.formats import BLOCK_ROWS, LONGEST_LINE, csv_blocks
+from raincast.observations import (
+    COLUMNS,
+    DIRECTIONS,
+    MISSING,
+    PROBLEMS_KEPT,
+    Column,
+    ObservationError,
+    ObservationWarning,
+    Problem,
+    check_header,
+    parser_of,
+    refuse,
+)
+
+THREADS = 2
+# What duckdb may keep in memory; the rest waits on disk.
+MEMORY = "160MB"
+# A text longer than this is no value in any column; its beginning says enough.
+LONGEST_TEXT = 200
+# numpy's NaT as a number of days.
+NOT_A_DAY = int(np.datetime64("NaT", "D").astype(np.int64))
+_NAMES = {column.name for column in COLUMNS}
+_DIRECTION = {"": -1} | {name: code for code, name in enumerate(DIRECTIONS)}
+
+
+@dataclass(frozen=True)
+class Source:
+    """A file as it was staged: what messages call it, and the number of its first row among all rows."""
+
+    name: str
+    first: int
+
+
+class Staged:
+    """The rows of all sources in a duckdb file: as text in `text`, checked and sorted by day in `ordered`.
+
+    The rowid of `text` numbers the rows in input order, that of `ordered` in the order of days, rows without one last.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        settings: dict[str, Any] = {
+            "memory_limit": MEMORY,
+            "threads": THREADS,
+            "temp_directory": str(folder / "spilled"),
+        }
+        self.database = duckdb.connect(folder / "rows.duckdb", config=settings)
+        self.database.execute(f"CREATE TABLE text ({', '.join(f'{_quoted(c.name)} VARCHAR' for c in COLUMNS)})")
+        self.sources: list[Source] = []
+        self.stations: list[str] = []
+        self.rows = 0
+        self._problems: list[Problem] = []
+
+    def add(self, path: Path, name: str) -> None:
+        """Take in a file. Raises ObservationError where it cannot be read or has no right header."""
+        self.sources.append(Source(name, self.rows))
+        with reading.opened(path, name) as file:
+            kind = reading.kind_of(name, file)
+            regular = kind == "csv" and self._add_csv(path, name, file)
+        if not regular:
+            with reading.opened(path, name) as file:
+                if kind == "parquet":
+                    self._add_parquet(name, file)
+                else:
+                    self._add_blocks(name, file)
+        self.rows = self.count("text")
+        if self.rows == self.sources[-1].first:
+            raise ObservationError(f"{name}: there is a header but no observation")
+
+    def _add_csv(self, path: Path, name: str, file: Any) -> bool:
+        """Let duckdb read a CSV file, many times as fast as Python does; False where there is anything unusual in it."""
+        if file.peek(1)[:1].isspace():
+            return False
+        header, _ = csv_blocks(name, file)
+        _warn(check_header(name, header))
+        wanted = {_quoted(column): f"c{i}" for i, column in enumerate(header) if column in _NAMES}
+        with path.open("rb") as raw:
+            compression = "gzip" if raw.read(2) == b"\x1f\x8b" else "none"
+        columns = ", ".join(f"'c{i}': 'VARCHAR'" for i in range(len(header)))
+        with reading.linked(path) as link, contextlib.suppress(duckdb.Error):
+            self.database.execute(
+                f"INSERT INTO text ({', '.join(wanted)}) SELECT {', '.join(wanted.values())} FROM read_csv(?,"
+                f" columns = {{{columns}}}, auto_detect = false,"
+                " header = true, delim = ',', quote = '\"', escape = '\"', strict_mode = true,"
+                f" max_line_size = {LONGEST_LINE}, compression = '{compression}')",
+                [link],
+            )
+            return True
+        return False
+
+    def _add_parquet(self, name: str, file: Any) -> None:
+        with reading.on_disk(file) as path, reading.parquet_errors(name):
+            header, query = reading.parquet_query(name, path, self.database)
+            _warn(check_header(name, header))
+            columns = ", ".join(_quoted(column) for column in header if column in _NAMES)
+            self.database.execute(f"INSERT INTO text ({columns}) SELECT {columns} FROM ({query})", [path])
+
+    def _add_blocks(self, name: str, file: Any) -> None:
+        with reading.blocks(name, file) as (header, blocks):
+            _warn(check_header(name, header))
+            for block, problems in blocks:
+                self._problems += problems[: PROBLEMS_KEPT - len(self._problems)]
+                texts = {
+                    name: np.array([text[:LONGEST_TEXT] for text in column], object)
+                    for name, column in block.items()
+                    if name in _NAMES
+                }
+                columns = ", ".join(map(_quoted, texts))
+                self.insert(f"INSERT INTO text ({columns}) SELECT {columns} FROM block", texts)
+        if self._problems:
+            raise refuse(name, self._problems, len(self._problems))
+
+    def sort(self) -> None:
+        """Check every value, sort the rows by day. Raises ObservationError, for the first file that has a problem."""
+        conditions = {column: self._values_of(column) for column in COLUMNS}
+        wrong = {column: condition for column, condition in conditions.items() if condition}
+        if wrong:
+            raise self._refusal(wrong)
+        selected, joins = ["text.rowid AS number"], []
+        for i, column in enumerate(COLUMNS):
+            name = f"text.{_quoted(column.name)}"
+            if column.kind == "number":
+                selected.append(f"coalesce({_accepted(column)}, 'nan'::DOUBLE) AS {_quoted(column.name)}")
+            else:
+                selected.append(f"values{i}.value AS {_quoted(column.name)}")
+                joins.append(f"LEFT JOIN values{i} ON {name} = values{i}.text")
+        self.database.execute(
+            f"CREATE TABLE ordered AS SELECT {', '.join(selected)} FROM text {' '.join(joins)}"
+            ' ORDER BY "Date" NULLS LAST, number'
+        )
+        self.database.execute("DROP TABLE text")
+
+    def _values_of(self, column: Column) -> str | None:
+        """Parse a column's distinct texts, of numbers only the unusual ones; returns SQL that is true of wrong rows."""
+        name, table = _quoted(column.name), f"values{COLUMNS.index(column)}"
+        parser = parser_of(column)
+        kind = "DOUBLE" if column.kind in ("number", "yes_no") else "INTEGER"
+        self.database.execute(f"CREATE TABLE {table} (text VARCHAR, value {kind})")
+        unusual = ""
+        if column.kind == "number":
+            missing = ", ".join(f"'{text}'" for text in sorted(MISSING))
+            unusual = f" AND {_accepted(column)} IS NULL AND lower(trim({name})) NOT IN ({missing})"
+        texts = self.database.cursor().execute(f"SELECT DISTINCT {name} FROM text WHERE {name} IS NOT NULL{unusual}")
+        wrong: list[str] = []
+        while rows := texts.fetchmany(BLOCK_ROWS):
+            found = [text for (text,) in rows]
+            values = [parser[text] for text in found]
+            wrong += [
+                text
+                for text, value in zip(found, values, strict=True)
+                if text in parser.wrong or (column.kind == "station" and value == "")
+            ][: PROBLEMS_KEPT - len(wrong)]
+            block = {"text": np.array(found, object), "value": self._coded(column, values)}
+            self.insert(f"INSERT INTO {table} SELECT text, nullif(value, {NOT_A_DAY}) FROM block", block)
+        if column.kind == "number" and not wrong:
+            # Python reads some numbers that duckdb does not, such as those in other scripts' digits.
+            self.database.execute(f"UPDATE text SET {name} = value::VARCHAR FROM {table} WHERE {name} = {table}.text")
+        absent = f"{name} IS NULL" if column.kind == "station" else "false"
+        if not wrong and not self._number(f"SELECT count(*) FROM text WHERE {absent}"):
+            return None
+        return f"({absent} OR {name} IN ({', '.join(map(literal, wrong))}))" if wrong else absent
+
+    def _coded(self, column: Column, values: list[Any]) -> NDArray[Any]:
+        """Values as numbers: days since 1970-01-01, positions of stations in `stations` and of directions."""
+        if column.kind == "date":
+            return np.array(values, "datetime64[D]").astype(np.int64)
+        if column.kind == "station":
+            first = len(self.stations)
+            self.stations += values
+            return np.arange(first, first + len(values), dtype=np.int32)
+        if column.kind == "direction":
+            return np.array([_DIRECTION[value] for value in values], np.int32)
+        return np.array(values, np.float64)
+
+    def _refusal(self, wrong: dict[Column, str]) -> ObservationError:
+        first = self._number(f"SELECT min(rowid) FROM text WHERE {' OR '.join(wrong.values())}")
+        place = max(i for i, source in enumerate(self.sources) if source.first <= first)
+        start, name = self.sources[place].first, self.sources[place].name
+        end = self.sources[place + 1].first if place + 1 < len(self.sources) else self.rows
+        problems, count = [], 0
+        for column, condition in wrong.items():
+            where = f"FROM text WHERE rowid >= {start} AND rowid < {end} AND {condition}"
+            count += self._number(f"SELECT count(*) {where}")
+            rows = self.database.execute(
+                f"SELECT rowid, {_quoted(column.name)} {where} ORDER BY rowid LIMIT {PROBLEMS_KEPT}"
+            ).fetchall()
+            problems += [Problem(row - start + 1, column.name, text or "", column.limit) for row, text in rows]
+        order = [column.name for column in COLUMNS]
+        problems.sort(key=lambda problem: (problem.row, order.index(problem.column)))
+        return refuse(name, problems[:PROBLEMS_KEPT], count)
+
+    def place(self, number: int) -> tuple[str, int]:
+        """Which source a row is from and which row of it, counted from 1, by its number among all rows."""
+        source = max((source for source in self.sources if source.first <= number), key=lambda source: source.first)
+        return source.name, number - source.first + 1
+
+    def count(self, table: str) -> int:
+        """Rows of a table."""
+        return self._number(f"SELECT count(*) FROM {table}")
+
+    def insert(self, statement: str, block: dict[str, NDArray[Any]]) -> None:
+        """Run a statement that reads arrays as the table `block`."""
+        self.database.register("block", block)
+        self.database.execute(statement)
+        self.database.unregister("block")
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self.database.close()
+
+    def _number(self, query: str) -> int:
+        (value,) = self.database.execute(query).fetchone() or (0,)
+        return int(value)
+
+
+def _accepted(column: Column) -> str:
+    """SQL for the number that a text is, NULL where it is none or beyond the column's limits."""
+    number = f"TRY_CAST({_quoted(column.name)} AS DOUBLE)"
+    limits = f"{number} BETWEEN {column.low!r} AND {column.high!r} AND NOT contains({_quoted(column.name)}, '_')"
+    return f"CASE WHEN {limits} THEN {number} END"
+
+
+def literal(text: str) -> str:
+    """A text as SQL."""
+    return "'" + text.replace("'", "''") + "'"
+
+
+def _quoted(name: str) -> str:
+    return f'"{name}"'
+
+
+def _warn(line: str | None) -> None:
+    if line:
+        warnings.warn(line, ObservationWarning, stacklevel=3)
