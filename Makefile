@@ -8,7 +8,8 @@ SOURCES := raincast train.py prediction.py tests data benchmarks
 # What a model is made of and by.
 MODEL_FROM := train.py requirements.txt data/observations.csv.gz data/stations.csv $(wildcard raincast/*.py)
 
-.PHONY: help forecast train predict test lint format unit integration accuracy benchmark benchmark-training lock clean
+.PHONY: help forecast train predict serve test lint format unit integration accuracy benchmark benchmark-training \
+  benchmark-serving benchmark-files lock clean
 
 help:         ## what there is
 	@sed -nE 's/^([a-z -]+):.*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 28
@@ -23,6 +24,9 @@ train: $(INSTALLED)  ## train anew; TRAIN="--data PATH|URL --verify-from DATE --
 
 predict: model/model.json  ## forecast; INPUT=observations.csv PREDICT="-o forecasts.parquet"
 	@$(BIN)/python prediction.py $(INPUT) $(PREDICT)
+
+serve: model/model.json  ## forecasts over HTTP on http://127.0.0.1:8080; SERVE="--port 9000"
+	@$(BIN)/python prediction.py serve $(SERVE)
 
 test: lint model/model.json  ## lint, then every test
 	$(BIN)/python -m pytest

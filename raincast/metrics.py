@@ -1,0 +1,136 @@
+"""What the service counts, for Prometheus: https://prometheus.io/docs/instrumenting/exposition_formats/.
+
+The counts are plain numbers, since they are touched in every request; prometheus_client writes them out when asked.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from raincast.observations import COLUMNS, MEASUREMENTS, Table
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+SECONDS = (0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
+PROBABILITIES = tuple(round(0.05 * i, 2) for i in range(1, 21))
+
+
+class Histogram:
+    """Counts of values up to each bound, and their sum."""
+
+    def __init__(self, bounds: tuple[float, ...]) -> None:
+        self.bounds = bounds
+        self.counts = [0] * (len(bounds) + 1)
+        self.sum = 0.0
+
+    def add(self, value: float) -> None:
+        """Count one value."""
+        self.counts[bisect_left(self.bounds, value)] += 1
+        self.sum += value
+
+    def add_all(self, values: NDArray[np.float64]) -> None:
+        """Count every value of an array."""
+        for place, count in zip(*np.unique(np.searchsorted(self.bounds, values), return_counts=True), strict=True):
+            self.counts[place] += int(count)
+        self.sum += float(np.sum(values))
+
+    def buckets(self) -> list[tuple[str, float]]:
+        """Cumulative counts by upper bound, as Prometheus has them."""
+        total, found = 0, []
+        for bound, count in zip((*map(str, self.bounds), "+Inf"), self.counts, strict=True):
+            total += count
+            found.append((bound, float(total)))
+        return found
+
+
+class Metrics(Collector):
+    """The service's counts. Only the event loop's thread adds to them."""
+
+    # pylint: disable=too-many-instance-attributes  # one for each thing that is counted
+
+    def __init__(self, model: dict[str, str], gauges: dict[str, tuple[str, Callable[[], float]]]) -> None:
+        self.model, self.gauges = model, gauges
+        self.requests: Counter[tuple[str, str, int]] = Counter()
+        self.seconds: dict[str, Histogram] = {}
+        self.errors: Counter[str] = Counter()
+        self.rows = 0
+        self.missing: Counter[str] = Counter({name: 0 for name in MEASUREMENTS})
+        self.probability = Histogram(PROBABILITIES)
+        self._registry = CollectorRegistry()
+        self._registry.register(self)
+        ProcessCollector(registry=self._registry)
+
+    def answered(self, method: str, path: str, status: int, seconds: float) -> None:
+        """Count an answered request."""
+        self.requests[method, path, status] += 1
+        try:
+            self.seconds[path].add(seconds)
+        except KeyError:
+            self.seconds[path] = Histogram(SECONDS)
+            self.seconds[path].add(seconds)
+
+    def forecast_row(self, row: dict[str, Any], probability: float) -> None:
+        """Count the forecast of a row alone."""
+        self.rows += 1
+        self.probability.add(probability)
+        for name in MEASUREMENTS:
+            value = row[name]
+            if value != value or value == "":  # pylint: disable=comparison-with-itself  # the quickest test for NaN
+                self.missing[name] += 1
+
+    def forecast_table(self, table: Table, probability: NDArray[np.float64]) -> None:
+        """Count the forecasts of a table."""
+        self.rows += len(probability)
+        self.probability.add_all(probability)
+        for column in COLUMNS:
+            if column.kind not in ("station", "date"):
+                values = table[column.name]
+                missing = values == "" if column.kind == "direction" else np.isnan(values)
+                self.missing[column.name] += int(np.sum(missing))
+
+    def collect(self) -> Iterable[Metric]:
+        """Everything, for prometheus_client."""
+        info = GaugeMetricFamily("raincast_model_info", "The model that serves.", labels=list(self.model))
+        info.add_metric(list(self.model.values()), 1)
+        yield info
+        requests = CounterMetricFamily("raincast_requests", "Answered requests.", labels=["method", "path", "status"])
+        for (method, path, status), count in self.requests.items():
+            requests.add_metric([method, path, str(status)], count)
+        yield requests
+        seconds = HistogramMetricFamily(
+            "raincast_request_seconds", "From a request's headers to its last byte.", labels=["path"]
+        )
+        for path, histogram in self.seconds.items():
+            seconds.add_metric([path], histogram.buckets(), histogram.sum)
+        yield seconds
+        errors = CounterMetricFamily("raincast_errors", "Requests refused or failed.", labels=["kind"])
+        for kind, count in self.errors.items():
+            errors.add_metric([kind], count)
+        yield errors
+        yield CounterMetricFamily("raincast_rows", "Observations that were forecast.", self.rows)
+        missing = CounterMetricFamily(
+            "raincast_missing_values",
+            "Observations without this column; over raincast_rows_total: share.",
+            labels=["column"],
+        )
+        for column, count in self.missing.items():
+            missing.add_metric([column], count)
+        yield missing
+        yield HistogramMetricFamily(
+            "raincast_probability_of_rain", "Forecasts.", self.probability.buckets(), self.probability.sum
+        )
+        for name, (meaning, value) in self.gauges.items():
+            family = CounterMetricFamily if name.endswith("_lost_lines") else GaugeMetricFamily
+            yield family(f"raincast_{name}", meaning, value())
+
+    def exposition(self) -> bytes:
+        """The counts as Prometheus reads them."""
+        return bytes(generate_latest(self._registry))

@@ -1,0 +1,192 @@
+"""A JSON body of observations, decoded in microseconds where it is regular, else read like any other JSON.
+
+The types below are those of `observations.COLUMNS`, with their limits. A body that does not fit them, be it wrong or only
+unusual (numbers as text, unknown columns, lower-case directions), goes through the one parser of `observations`, which
+accepts it or names everything that is wrong with it. So speed changes no answer.
+"""
+
+from __future__ import annotations
+
+import datetime
+import io
+from typing import Annotated, Any, Literal, cast
+
+import msgspec
+import numpy as np
+
+from raincast.formats import Blocks, csv_blocks, json_blocks, record_blocks
+from raincast.observations import (
+    COLUMNS,
+    DIRECTIONS,
+    MISSING,
+    Column,
+    FormatError,
+    ObservationError,
+    Table,
+    check_header,
+    parse_blocks,
+    refuse_repeats,
+    rows_of,
+)
+
+Row = dict[str, Any]
+Decoded = tuple[Row | Table, list[str]]
+MAX_ROWS = 10_000
+NAME = "the request"
+_YES_NO = {"Yes": 1.0, "No": 0.0, "": np.nan}
+_YEARS = range(1900, 2200)
+
+
+def _type(column: Column) -> Any:
+    if column.kind == "number":
+        return Annotated[float, msgspec.Meta(ge=column.low, le=column.high)] | None
+    if column.kind == "date":
+        return datetime.date | None
+    if column.kind == "direction":
+        return Literal[DIRECTIONS] | None
+    return Literal["Yes", "No"] | None if column.kind == "yes_no" else str
+
+
+def _missing(column: Column) -> Any:
+    return {"number": np.nan, "date": None}.get(column.kind, "")
+
+
+_Observation = msgspec.defstruct(
+    "_Observation",
+    [
+        (column.name, _type(column)) if column.kind == "station" else (column.name, _type(column), _missing(column))
+        for column in COLUMNS
+    ]
+    # May stand there, and are not read.
+    + [(name, msgspec.Raw, msgspec.Raw()) for name in ("RISK_MM", "RainTomorrow")],
+    kw_only=True,
+    forbid_unknown_fields=True,
+    gc=False,
+)
+_Body = msgspec.defstruct("_Body", [("observations", list[_Observation])], forbid_unknown_fields=True)  # type: ignore[valid-type]
+_DECODER = msgspec.json.Decoder(_Body)
+_NAMES = tuple(column.name for column in COLUMNS)
+_MISSING = tuple(_missing(column) for column in COLUMNS)
+
+
+class TooMany(ObservationError):
+    """More observations than a request may have."""
+
+
+def decode(body: bytes) -> Decoded:
+    """The observations of a JSON body, and warnings.
+
+    A Row, as `features.build_row` takes it, where there is one and it is regular, else a table. Raises ObservationError:
+    FormatError where the body is no JSON, TooMany above MAX_ROWS.
+    """
+    try:
+        observations = cast(Any, _DECODER.decode(body)).observations
+    except msgspec.DecodeError:
+        observations = []
+    if observations and all(map(_regular, observations)):
+        return _of_regular(observations)
+    check_size(body)
+    return table_of(json_blocks(NAME, io.BytesIO(body)))
+
+
+def is_row(observed: Row | Table) -> bool:
+    """Whether this is one observation rather than a table."""
+    return isinstance(observed["Location"], str)
+
+
+def of_records(records: list[dict[str, Any]]) -> Decoded:
+    """The same for JSON objects that are decoded already."""
+    try:
+        observations = msgspec.convert(records, list[_Observation])  # type: ignore[valid-type]
+    except msgspec.ValidationError:
+        observations = []
+    if observations and all(map(_regular, observations)):
+        return _of_regular(observations)
+    return table_of(record_blocks(NAME, records))
+
+
+def of_csv(body: bytes) -> Decoded:
+    """The same for CSV."""
+    if body.count(b"\n") > MAX_ROWS + 1:
+        raise TooMany(f"{NAME}: more than {MAX_ROWS} lines")
+    if not body.strip():
+        raise FormatError(f"{NAME}: the body is empty")
+    return table_of(csv_blocks(NAME, io.BytesIO(body)))
+
+
+def check_size(body: bytes) -> None:
+    """TooMany where a JSON body has more parts than MAX_ROWS observations, before it becomes many times as large."""
+    if body.count(b"{") > 4 * MAX_ROWS or body.count(b",") > 100 * MAX_ROWS:
+        raise TooMany(f"{NAME}: more values than {MAX_ROWS} observations have")
+
+
+def table_of(blocks: Blocks) -> Decoded:
+    """The table of a request's blocks, and warnings. Raises ObservationError."""
+    header, parts = blocks
+    unknown = check_header(NAME, header)
+    table = parse_blocks(NAME, parts)
+    _check_rows(rows_of(table))
+    return table, [unknown] if unknown else []
+
+
+def _of_regular(observations: list[Any]) -> Decoded:
+    if len(observations) == 1:
+        return _row(observations[0]), []
+    _check_rows(len(observations))
+    table = _table(observations)
+    refuse_repeats(NAME, table)
+    return table, []
+
+
+def _check_rows(rows: int) -> None:
+    if rows > MAX_ROWS:
+        raise TooMany(f"{NAME}: {rows} observations, at most {MAX_ROWS} are forecast in one request")
+
+
+def _regular(observation: Any) -> bool:
+    station, date = observation.Location, observation.Date
+    return (
+        0 < len(station) <= 64
+        and station.isprintable()
+        and station == station.strip()
+        and station.lower() not in MISSING
+        and (date is None or date.year in _YEARS)
+    )
+
+
+def _row(observation: Any) -> Row:
+    values = msgspec.structs.astuple(observation)
+    if None in values:
+        values = tuple(missing if value is None else value for value, missing in zip(values, _MISSING, strict=False))
+    row = dict(zip(_NAMES, values, strict=False))
+    row["RainToday"] = _YES_NO[row["RainToday"]]
+    return row
+
+
+def _table(observations: list[Any]) -> Table:
+    columns = zip(*map(msgspec.structs.astuple, observations), strict=True)
+    return {column.name: _array(column, values) for column, values in zip(COLUMNS, columns, strict=False)}
+
+
+def _array(column: Column, values: tuple[Any, ...]) -> Any:
+    if column.kind == "number":
+        return np.array(values, np.float64)
+    if column.kind == "date":
+        return np.array(values, "datetime64[D]")
+    if column.kind == "yes_no":
+        return np.array([_YES_NO[value or ""] for value in values])
+    return np.array([value or "" for value in values], np.str_)
+
+
+def rows_of_table(table: Table) -> list[Row]:
+    """The observations of a table, one by one."""
+    return [dict(zip(table, values, strict=True)) for values in zip(*(v.tolist() for v in table.values()), strict=True)]
+
+
+def as_json(row: Row) -> dict[str, Any]:
+    """An observation as a request would send it, without what is missing."""
+    words = {1.0: "Yes", 0.0: "No"}
+    found = {name: value for name, value in row.items() if value is not None and value != "" and value == value}
+    return found | {
+        column.name: words[found[column.name]] for column in COLUMNS if column.kind == "yes_no" and column.name in found
+    }
