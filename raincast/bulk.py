@@ -56,16 +56,17 @@ def score(
     Only the days of a shard are forecast. The output is opened when all is forecast. Raises ObservationError; OSError
     where TMPDIR is full.
     """
-    progress = tqdm(unit="row", unit_scale=True, disable=None, leave=False)
+    progress = tqdm(unit=" rows", unit_scale=True, disable=None, leave=False, bar_format="{desc}")
     with progress, tempfile.TemporaryDirectory(prefix="raincast-") as folder, _disk_errors(folder):
         with closing(Staged(Path(folder))) as staged:
             for path, name in sources:
-                progress.set_description(f"reading {name}")
+                progress.set_description_str(f"reading {name} ...")
                 staged.add(path, name)
-            progress.set_description("sorting")
+            progress.set_description_str("sorting ...")
             staged.sort()
             blocks = list(blocks_of(staged, shard))
-            progress.set_description("forecasting")
+            progress.bar_format = None
+            progress.set_description("forecasting", refresh=False)
             progress.reset(sum(block.end - block.start for block in blocks))
             _forecast(model, staged, blocks, progress)
             progress.set_description("writing")
