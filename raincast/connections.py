@@ -41,6 +41,9 @@ class Service(Protocol):
     def quick(self, path: str, headers: Headers, body: bytes, start: float) -> tuple[Answer, str]:
         """The response to a small POST of forecasts, and the request's id."""
 
+    def refused(self, problem: Problem) -> None:
+        """Count what a connection was closed for."""
+
     def drain(self) -> None:
         """Say that no new requests are wanted."""
 
@@ -167,6 +170,7 @@ class Connection(HttpToolsProtocol):
     def refuse(self, problem: Problem) -> None:
         """Answer without asking the application, and close."""
         if not self.transport.is_closing():
+            self.service.refused(problem)
             self.transport.write(problem.raw())
             self.transport.close()
 
@@ -283,6 +287,7 @@ def run(service: Any, listener: socket.socket, drain_seconds: float) -> None:
         ws="none",
         access_log=False,
         log_config=None,
+        log_level="error",
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=int(REQUEST_SECONDS),
         server_header=False,

@@ -106,7 +106,7 @@ class Problem:
     limit: str
 
     def __str__(self) -> str:
-        return f"row {self.row}, {self.column}: {shorten(self.value)!r} is not {self.limit}"
+        return f"row {self.row}, {self.column}: {_cut(self.value)!r} is not {self.limit}"
 
 
 @dataclass(frozen=True)
@@ -138,7 +138,12 @@ class ObservationWarning(UserWarning):
 
 
 def shorten(text: str, length: int = 40) -> str:
-    """Text cut to a length that a message can hold."""
+    """Text cut to a length that a message can hold, and without what a terminal or JSON cannot."""
+    text = _cut(text, length)
+    return text if text.isprintable() else "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
+def _cut(text: str, length: int = 40) -> str:
     return text if len(text) <= length else text[: length - 3] + "..."
 
 

@@ -81,7 +81,8 @@ def decode(body: bytes) -> Decoded:
     """
     try:
         observations = cast(Any, _DECODER.decode(body)).observations
-    except msgspec.DecodeError:
+    except (ValueError, RecursionError):
+        # Wrong types, no JSON, no UTF-8, or nested without end.
         observations = []
     if observations and all(map(_regular, observations)):
         return _of_regular(observations)

@@ -18,7 +18,7 @@ def decode(body: bytes) -> Decoded:
     check_size(body)
     try:
         document = msgspec.json.decode(body)
-    except (msgspec.DecodeError, RecursionError):
+    except (ValueError, RecursionError):
         # Python's decoder takes NaN as well, which some clients send for a missing value.
         try:
             document = json.loads(body)

@@ -42,6 +42,7 @@ MAX_DISCARDED = 100_000_000
 QUICK_BODY = 16_384
 MAX_WAITING = 16
 FORECASTS = {FORECAST, INVOCATIONS}
+NOT_POST = ["GET", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE"]
 REQUEST_ID = re.compile(r"[\w.:/+=@-]{1,128}", re.ASCII)
 
 Scope = Any
@@ -105,6 +106,10 @@ class Service:
             answer = self._failed(path, error)
         self._note(start, "POST", path, answer, request_id)
         return answer, request_id
+
+    def refused(self, problem: Problem) -> None:
+        """Count what a connection was closed for."""
+        self.metrics.errors[problem.kind] += 1
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         start = time.perf_counter()
@@ -284,7 +289,7 @@ def _routes(service: Service) -> Starlette:
         Route("/ping", ping),
         Route("/metrics", exposition),
         *(Route(path, page(*content)) for path, content in shown.items()),
-        *(Route(path, only_post) for path in sorted(FORECASTS)),
+        *(Route(path, only_post, methods=NOT_POST) for path in sorted(FORECASTS)),
     ]
     return Starlette(routes=routes, exception_handlers={HTTPException: refused})
 
