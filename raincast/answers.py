@@ -86,7 +86,7 @@ class Forecaster:
             locations, probability = np.array([location]), np.array([p])
         else:
             dates, locations = observed["Date"], observed["Location"]
-            probability = self.model.probability_of_rain(features.build(observed))
+            probability = self.model.probability_of_rain(features.matrix(observed))
             unknown = features.unknown_stations(locations)
             warned = [*warned, unknown] if unknown else warned
         rows = len(probability)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, closing, contextmanager
@@ -26,7 +27,7 @@ from raincast.forecast import COLUMNS, Format, Text, forecast_table
 from raincast.formats import BLOCK_ROWS
 from raincast.model import Model
 from raincast.observations import COLUMNS as OBSERVED
-from raincast.observations import DIRECTIONS, Repeat, Table, refuse, repeats, shorten, take
+from raincast.observations import DIRECTIONS, ObservationWarning, Repeat, Table, refuse, repeats, shorten, take
 from raincast.shards import WHOLE, Shard
 from raincast.staging import NOT_A_DAY, THREADS, Staged, literal
 
@@ -109,6 +110,9 @@ def _forecast(model: Model, staged: Staged, blocks: Sequence[Block], progress: A
     """Fill the table `forecasts` with number, date, station and probability of every row of the blocks."""
     staged.database.execute("CREATE TABLE forecasts (number BIGINT, day INTEGER, station INTEGER, probability DOUBLE)")
     names = np.array(staged.stations)
+    unknown = features.unknown_stations(names)
+    if unknown:
+        warnings.warn(unknown, ObservationWarning, stacklevel=2)
 
     def work(block: Block) -> dict[str, NDArray[Any]]:
         with staged.database.cursor() as database:
@@ -119,7 +123,7 @@ def _forecast(model: Model, staged: Staged, blocks: Sequence[Block], progress: A
         own = slice(block.start - block.context, None)
         number, table = rows["number"][own], _table(rows, names)
         _refuse_repeats(staged, take(table, own), number)
-        probability = model.probability_of_rain(np.ascontiguousarray(features.build(table)[own]))
+        probability = model.probability_of_rain(np.ascontiguousarray(features.matrix(table)[own]))
         return {
             "number": number,
             "day": _days(table)[own],

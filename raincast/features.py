@@ -63,6 +63,11 @@ def build(table: Table) -> Array:
     unknown = unknown_stations(table["Location"])
     if unknown:
         warnings.warn(unknown, ObservationWarning, stacklevel=2)
+    return matrix(table)
+
+
+def matrix(table: Table) -> Array:
+    """What `build` returns, without the warning: for threads, which share Python's list of warnings."""
     return _rounded(np.column_stack(list(_columns(table).values())))
 
 
@@ -107,10 +112,10 @@ def context() -> NDArray[np.bool_]:
     return np.arange(len(names())) >= own()
 
 
-def _rounded(matrix: Array) -> Array:
-    np.multiply(matrix, SCALE, out=matrix)
-    np.rint(matrix, out=matrix)
-    return np.divide(matrix, SCALE, out=matrix)
+def _rounded(values: Array) -> Array:
+    np.multiply(values, SCALE, out=values)
+    np.rint(values, out=values)
+    return np.divide(values, SCALE, out=values)
 
 
 def _columns(table: Table) -> Columns:

@@ -16,7 +16,6 @@ import re
 import sys
 import time
 import traceback
-import warnings
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -32,7 +31,7 @@ from raincast import __version__, connections, forecast, metrics, openapi, pages
 from raincast.answers import FORECAST, INVOCATIONS, JSON, Answer, Forecaster, Headers, refusal
 from raincast.journal import Journal, to_descriptor, to_file
 from raincast.model import GRAPH, Model
-from raincast.observations import ObservationWarning, shorten
+from raincast.observations import shorten
 from raincast.problems import Problem
 
 MAX_BODY = 10_000_000
@@ -320,8 +319,6 @@ async def _body(headers: Headers, receive: Receive) -> bytes:
 
 def serve(model: Model, host: str, port: int, drain_seconds: float, forecast_log: str | None = None) -> None:
     """Serve a model until SIGTERM or SIGINT. Raises OSError where the address is taken."""
-    # The answers name unknown stations; the warnings of Python are one list for all threads.
-    warnings.simplefilter("ignore", ObservationWarning)
     with contextlib.closing(Service(model, forecast_log)) as service:
         listener = connections.listen(host, port)
         address = listener.getsockname()
