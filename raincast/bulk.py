@@ -32,7 +32,7 @@ from raincast.shards import WHOLE, Shard
 from raincast.staging import NOT_A_DAY, THREADS, Staged, literal
 
 # How many rows are forecast at once, at least, and how many times its context a block is, so that little is done twice.
-BLOCK, CONTEXTS = 16_384, 4
+BLOCK, CONTEXTS = 8_192, 2
 _POINTS = np.array([*DIRECTIONS, ""])
 
 
@@ -123,7 +123,7 @@ def _forecast(model: Model, staged: Staged, blocks: Sequence[Block], progress: A
         own = slice(block.start - block.context, None)
         number, table = rows["number"][own], _table(rows, names)
         _refuse_repeats(staged, take(table, own), number)
-        probability = model.probability_of_rain(np.ascontiguousarray(features.matrix(table)[own]))
+        probability = model.probability_of_rain(features.matrix(table, own))
         return {
             "number": number,
             "day": _days(table)[own],

@@ -66,9 +66,9 @@ def build(table: Table) -> Array:
     return matrix(table)
 
 
-def matrix(table: Table) -> Array:
-    """What `build` returns, without the warning: for threads, which share Python's list of warnings."""
-    return _rounded(np.column_stack(list(_columns(table).values())))
+def matrix(table: Table, rows: slice = slice(None)) -> Array:
+    """What `build` returns, for some of the rows, and without the warning: threads share Python's list of those."""
+    return _rounded(np.column_stack([values[rows] for values in _columns(table).values()]))
 
 
 def build_row(row: Mapping[str, Any]) -> Array:

@@ -51,7 +51,7 @@ def check_parity(model: Model) -> None:
         "together": model.probability_of_rain(features.build(table)),
         "alone": np.array([model.probability_alone(features.build_row(row)) for row in rows]),
     }
-    difference = max(np.max(np.abs(found - parity[name])) for name, found in fcst.items())
+    difference = np.max([np.abs(found - parity[name]) for name, found in fcst.items()])
     if not difference <= TOLERANCE:
         raise ModelError(f"forecasts differ by {difference:g} from those of the training, allowed is {TOLERANCE:g}")
 

@@ -39,8 +39,8 @@ def csv_blocks(name: str, file: IO[bytes]) -> Blocks:
     return header, _blocks_of_records(header, records)
 
 
-def _lines(name: str, file: IO[bytes]) -> Iterator[tuple[int, bytes]]:
-    for number, line in enumerate(iter(lambda: file.readline(LONGEST_LINE + 1), b""), 1):
+def _lines(name: str, file: IO[bytes], first: int = 1) -> Iterator[tuple[int, bytes]]:
+    for number, line in enumerate(iter(lambda: file.readline(LONGEST_LINE + 1), b""), first):
         if len(line) > LONGEST_LINE:
             raise FormatError(f"{name}: line {number} is longer than {LONGEST_LINE} bytes, no observation is")
         yield number, line
@@ -109,6 +109,8 @@ def json_blocks(name: str, file: IO[bytes]) -> Blocks:
             position = re.compile(r"\s*").match(text, position).end()  # type: ignore[union-attr]
     except (json.JSONDecodeError, RecursionError) as error:
         raise FormatError(f"{name}: not valid JSON: {error}") from error
+    if not values:
+        raise FormatError(f"{name}: not valid JSON: there is nothing")
     records = values[0] if len(values) == 1 else values
     if isinstance(records, dict):
         records = records.get("observations", values)
@@ -142,15 +144,15 @@ def _json_lines(name: str, first: dict[str, Any], file: IO[bytes]) -> Blocks:
 
 def _json_line_records(name: str, file: IO[bytes]) -> Iterator[dict[str, Any]]:
     decoder = _decoder()
-    for number, line in _lines(name, file):
+    for number, line in _lines(name, file, 2):
         if not line.strip():
             continue
         try:
             record = decoder.decode(line.decode())
         except (ValueError, RecursionError) as error:
-            raise FormatError(f"{name}: line {number + 1} is not valid JSON: {error}") from error
+            raise FormatError(f"{name}: line {number} is not valid JSON: {error}") from error
         if not isinstance(record, dict):
-            raise ObservationError(f"{name}: line {number + 1} is not an observation, a JSON object")
+            raise ObservationError(f"{name}: line {number} is not an observation, a JSON object")
         yield record
 
 
@@ -178,4 +180,9 @@ class _Record(dict[str, Any]):
 def _text(value: Any) -> str:
     if value is None:
         return ""
-    return value if isinstance(value, str) else json.dumps(value)
+    if isinstance(value, str):
+        return value
+    # A nested value is no observation, and may be nested too deep to be written.
+    if isinstance(value, dict | list):
+        return "[...]" if isinstance(value, list) else "{...}"
+    return json.dumps(value)

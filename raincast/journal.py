@@ -59,7 +59,7 @@ class Journal:
         self._size = 0
         if not lines:
             return
-        content = b"\n" * self._torn + b"".join(lines)
+        content, count = b"\n" * self._torn + b"".join(lines), len(lines)
         try:
             with self._descriptor() as descriptor:
                 while content:
@@ -67,7 +67,7 @@ class Journal:
                     self._torn = content[written - 1 : written] != b"\n"
                     content = content[written:]
         except OSError:
-            self.lost += max(1, content.count(b"\n"))
+            self.lost += max(1, min(count, content.count(b"\n")))
 
 
 def to_file(path: str) -> Callable[[], contextlib.AbstractContextManager[int]]:

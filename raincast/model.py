@@ -99,6 +99,9 @@ def load(directory: Path = DIRECTORY) -> Model:
     """
     description = describe(directory)
     content = {}
+    absent = {GRAPH, ROW_GRAPH} - set(description["files"])
+    if absent:
+        raise ModelError(f"{directory}: has no {', '.join(sorted(absent))}; train again with this version of Raincast")
     for name, expected in description["files"].items():
         content[name] = _content(directory / name)
         if sha256(content[name]) != expected:

@@ -67,6 +67,7 @@ _Body = msgspec.defstruct("_Body", [("observations", list[_Observation])], forbi
 _DECODER = msgspec.json.Decoder(_Body)
 _NAMES = tuple(column.name for column in COLUMNS)
 _MISSING = tuple(_missing(column) for column in COLUMNS)
+_MEASURED = slice(2, len(COLUMNS))
 
 
 class TooMany(ObservationError):
@@ -84,7 +85,7 @@ def decode(body: bytes) -> Decoded:
     except (ValueError, RecursionError):
         # Wrong types, no JSON, no UTF-8, or nested without end.
         observations = []
-    if observations and all(map(_regular, observations)):
+    if _all_regular(observations):
         return _of_regular(observations)
     check_size(body)
     return table_of(json_blocks(NAME, io.BytesIO(body)))
@@ -101,7 +102,7 @@ def of_records(records: list[dict[str, Any]]) -> Decoded:
         observations = msgspec.convert(records, list[_Observation])  # type: ignore[valid-type]
     except msgspec.ValidationError:
         observations = []
-    if observations and all(map(_regular, observations)):
+    if _all_regular(observations):
         return _of_regular(observations)
     return table_of(record_blocks(NAME, records))
 
@@ -142,6 +143,16 @@ def _of_regular(observations: list[Any]) -> Decoded:
 def _check_rows(rows: int) -> None:
     if rows > MAX_ROWS:
         raise TooMany(f"{NAME}: {rows} observations, at most {MAX_ROWS} are forecast in one request")
+
+
+def _all_regular(observations: list[Any]) -> bool:
+    """Whether this can be taken as it is: no name is odd, and something was measured."""
+    return all(map(_regular, observations)) and any(map(_measured, observations))
+
+
+def _measured(observation: Any) -> bool:
+    values = msgspec.structs.astuple(observation)[_MEASURED]
+    return any(value is not None and value is not np.nan and value != "" for value in values)
 
 
 def _regular(observation: Any) -> bool:

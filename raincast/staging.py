@@ -34,7 +34,7 @@ from raincast.observations import (
 
 THREADS = 2
 # What duckdb may keep in memory; the rest waits on disk.
-MEMORY = "160MB"
+MEMORY = "128MB"
 # A text longer than this is no value in any column; its beginning says enough.
 LONGEST_TEXT = 200
 # numpy's NaT as a number of days.
@@ -87,7 +87,7 @@ class Staged:
             raise ObservationError(f"{name}: there is a header but no observation")
 
     def _add_csv(self, path: Path, name: str, file: Any) -> bool:
-        """Let duckdb read a CSV file, many times as fast as Python does; False where there is anything unusual in it."""
+        """Let duckdb read a CSV file, many times as fast as Python; False where there is anything unusual in it."""
         if file.peek(1)[:1].isspace():
             return False
         header, _ = csv_blocks(name, file)
