@@ -48,7 +48,7 @@ def _type(column: Column) -> Any:
 
 
 def _missing(column: Column) -> Any:
-    return {"number": np.nan, "date": None}.get(column.kind, "")
+    return np.nan if column.kind == "number" else ""
 
 
 _Observation = msgspec.defstruct(
@@ -58,7 +58,7 @@ _Observation = msgspec.defstruct(
         for column in COLUMNS
     ]
     # May stand there, and are not read.
-    + [(name, msgspec.Raw, msgspec.Raw()) for name in ("RISK_MM", "RainTomorrow")],
+    + [(name, msgspec.Raw, "") for name in ("RISK_MM", "RainTomorrow")],
     kw_only=True,
     forbid_unknown_fields=True,
     gc=False,
@@ -85,7 +85,8 @@ def decode(body: bytes) -> Decoded:
     except (ValueError, RecursionError):
         # Wrong types, no JSON, no UTF-8, or nested without end.
         observations = []
-    if _all_regular(observations):
+    # Of a name that stands twice the decoder takes the last: then there are more colons than names in what it found.
+    if _all_regular(observations) and body.count(b":") == 1 + sum(map(_names, observations)):
         return _of_regular(observations)
     check_size(body)
     return table_of(json_blocks(NAME, io.BytesIO(body)))
@@ -145,6 +146,12 @@ def _check_rows(rows: int) -> None:
         raise TooMany(f"{NAME}: {rows} observations, at most {MAX_ROWS} are forecast in one request")
 
 
+def _names(observation: Any) -> int:
+    """How many names an observation had in its JSON; NaN and "" stand in none that is regular."""
+    values = msgspec.structs.astuple(observation)
+    return len(values) - values.count(np.nan) - values.count("")
+
+
 def _all_regular(observations: list[Any]) -> bool:
     """Whether this can be taken as it is: no name is odd, and something was measured."""
     return all(map(_regular, observations)) and any(map(_measured, observations))
@@ -162,7 +169,7 @@ def _regular(observation: Any) -> bool:
         and station.isprintable()
         and station == station.strip()
         and station.lower() not in MISSING
-        and (date is None or date.year in _YEARS)
+        and (not date or date.year in _YEARS)
     )
 
 
@@ -171,6 +178,7 @@ def _row(observation: Any) -> Row:
     if None in values:
         values = tuple(missing if value is None else value for value, missing in zip(values, _MISSING, strict=False))
     row = dict(zip(_NAMES, values, strict=False))
+    row["Date"] = row["Date"] or None
     row["RainToday"] = _YES_NO[row["RainToday"]]
     return row
 
@@ -184,7 +192,7 @@ def _array(column: Column, values: tuple[Any, ...]) -> Any:
     if column.kind == "number":
         return np.array(values, np.float64)
     if column.kind == "date":
-        return np.array(values, "datetime64[D]")
+        return np.array([value or None for value in values], "datetime64[D]")
     if column.kind == "yes_no":
         return np.array([_YES_NO[value or ""] for value in values])
     return np.array([value or "" for value in values], np.str_)

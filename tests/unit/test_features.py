@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -38,6 +39,11 @@ def table_of(locations: list[str], dates: list[str] | None = None, **values: Any
 def feature(table: Table, name: str) -> np.ndarray:
     """One column of the feature matrix, shape (rows,)."""
     return features.build(table)[:, features.names().index(name)]
+
+
+def degrees_of(directions: np.ndarray) -> np.ndarray:
+    """Degrees of each direction by the codes and the table that the formulas use."""
+    return np.asarray(features.arrays().degrees[features.direction_codes(directions)])
 
 
 def near(expected: Any) -> Any:
@@ -90,69 +96,78 @@ def tables(max_size: int = 25) -> st.SearchStrategy[Table]:
 def test_direction_degrees_go_clockwise_from_north_in_16_steps() -> None:
     expected = {"N": 0, "NNE": 22.5, "NE": 45, "ENE": 67.5, "E": 90, "ESE": 112.5, "SE": 135, "SSE": 157.5}
     expected |= {"S": 180, "SSW": 202.5, "SW": 225, "WSW": 247.5, "W": 270, "WNW": 292.5, "NW": 315, "NNW": 337.5}
-    degrees = features.direction_degrees(np.array(list(expected)))
-    np.testing.assert_array_equal(degrees, list(expected.values()))
+    np.testing.assert_array_equal(degrees_of(np.array(list(expected))), list(expected.values()))
+    assert features.floats().degrees[:16] == list(expected.values())
 
 
 def test_direction_degrees_of_a_missing_direction_are_nan() -> None:
-    np.testing.assert_array_equal(features.direction_degrees(np.array(["W", "", "N"])), [270, np.nan, 0])
-    np.testing.assert_array_equal(features.direction_degrees(np.full(2, "")), [np.nan, np.nan])
+    np.testing.assert_array_equal(degrees_of(np.array(["W", "", "N"])), [270, np.nan, 0])
+    np.testing.assert_array_equal(degrees_of(np.full(2, "")), [np.nan, np.nan])
 
 
 @pytest.mark.parametrize(
-    ("degrees", "u", "v"),
+    ("direction", "u", "v"),
     [
         # A wind from the north blows southward.
-        (0.0, 0.0, -10.0),
-        (90.0, -10.0, 0.0),
-        (180.0, 0.0, 10.0),
-        (270.0, 10.0, 0.0),
+        ("N", 0.0, -10.0),
+        ("E", -10.0, 0.0),
+        ("S", 0.0, 10.0),
+        ("W", 10.0, 0.0),
         # From the south-west, towards the north-east: 10 / sqrt(2) each.
-        (225.0, 7.0710678, 7.0710678),
-        # sin 30 = 1/2, cos 30 = sqrt(3) / 2
-        (30.0, -5.0, -8.6602540),
+        ("SW", 7.0710678, 7.0710678),
+        # 22.5 degrees: sqrt(2 - sqrt(2)) / 2 and sqrt(2 + sqrt(2)) / 2
+        ("NNE", -3.8268343, -9.2387953),
     ],
 )
-def test_wind_components_point_where_the_wind_blows(degrees: float, u: float, v: float) -> None:
-    eastward, northward = features.wind_components(np.array([degrees]), np.array([10.0]))
+def test_wind_components_point_where_the_wind_blows(direction: str, u: float, v: float) -> None:
+    codes = features.direction_codes(np.array([direction]))
+    eastward, northward = features.wind_components(codes, np.array([10.0]), features.arrays())
     assert eastward == pytest.approx(u, abs=1e-7)
     assert northward == pytest.approx(v, abs=1e-7)
+    alone = features.wind_components(int(codes[0]), 10.0, features.floats())
+    assert alone == (eastward[0], northward[0])
 
 
 def test_wind_components_have_the_length_of_the_speed() -> None:
-    degrees, speed = np.meshgrid(np.arange(0, 360, 22.5), np.array([0.0, 1.0, 57.0]))
-    np.testing.assert_allclose(np.hypot(*features.wind_components(degrees, speed)), speed)
+    codes, speed = np.meshgrid(np.arange(16), np.array([0.0, 1.0, 57.0]))
+    np.testing.assert_allclose(np.hypot(*features.wind_components(codes, speed, features.arrays())), speed)
 
 
 def test_wind_components_are_0_when_calm_and_nan_where_direction_or_speed_is_missing() -> None:
-    degrees = np.array([np.nan, 90.0, np.nan, 90.0])
+    codes = features.direction_codes(np.array(["", "E", "", "E"]))
     speed = np.array([0.0, 0.0, 5.0, np.nan])
-    for component in features.wind_components(degrees, speed):
+    for component in features.wind_components(codes, speed, features.arrays()):
         np.testing.assert_array_equal(component, [0.0, 0.0, np.nan, np.nan])
+    alone = [features.wind_components(*pair, features.floats()) for pair in zip(codes.tolist(), speed.tolist())]
+    np.testing.assert_array_equal(alone, [[0.0, 0.0], [0.0, 0.0], [np.nan, np.nan], [np.nan, np.nan]])
 
 
 @pytest.mark.parametrize(("temperature", "humidity", "expected"), [(25, 50, 13.9), (20, 60, 12.0), (30, 80, 26.2)])
 def test_dew_point_is_that_of_published_tables(temperature: float, humidity: float, expected: float) -> None:
-    found = features.dew_point(np.array([float(temperature)]), np.array([float(humidity)]))
+    found = features.dew_point(np.array([float(temperature)]), np.array([float(humidity)]), features.arrays())
     assert found == pytest.approx(expected, abs=0.1)
+    assert features.dew_point(temperature, humidity, features.floats()) == pytest.approx(expected, abs=0.1)
 
 
 def test_dew_point_of_saturated_air_is_its_temperature() -> None:
     temperature = np.linspace(-15, 55, 15)
-    np.testing.assert_allclose(features.dew_point(temperature, np.full(15, 100.0)), temperature, atol=1e-9)
+    found = features.dew_point(temperature, np.full(15, 100.0), features.arrays())
+    np.testing.assert_allclose(found, temperature, atol=1e-9)
 
 
 def test_dew_point_rises_with_humidity_and_takes_0_percent_for_1() -> None:
-    found = features.dew_point(np.full(101, 20.0), np.arange(101.0))
+    found = features.dew_point(np.full(101, 20.0), np.arange(101.0), features.arrays())
     assert found[0] == found[1]
     assert (np.diff(found[1:]) > 0).all()
-    assert np.isnan(features.dew_point(np.array([np.nan, 20.0]), np.array([50.0, np.nan]))).all()
+    missing = features.dew_point(np.array([np.nan, 20.0]), np.array([50.0, np.nan]), features.arrays())
+    assert np.isnan(missing).all()
 
 
-def test_day_of_year_counts_from_1_and_knows_leap_years() -> None:
+def test_day_of_year_counts_from_1_knows_leap_years_and_is_0_for_a_missing_date() -> None:
     dates = ["2017-01-01", "2017-03-01", "2017-12-31", "2016-03-01", "2016-12-31", "1900-12-31", "NaT"]
     found = features.day_of_year(np.array(dates, "datetime64[D]"))
-    np.testing.assert_array_equal(found, [1, 60, 365, 61, 366, 365, np.nan])
+    np.testing.assert_array_equal(found, [1, 60, 365, 61, 366, 365, 0])
+    assert found.dtype.kind == "i"
 
 
 @pytest.mark.parametrize(
@@ -543,7 +558,100 @@ def test_what_is_known_at_3pm_is_all_there_is_where_the_other_four_columns_are_a
     np.testing.assert_array_equal(features.build(observations.as_known_at_3pm(table)), features.build(without))
 
 
+# ---- a row alone
+
+
+def one_row(place: str, day: str | None, seed: int, missing: float, calm: set[str]) -> Table:
+    """One observation at a station, known or not, with some winds calm and some values at their limits or missing."""
+    table = random_table([(place, None)], seed, missing, set())
+    if day is not None:
+        table["Date"] = np.array([day], "datetime64[D]")
+    return table | {name: np.zeros(1) for name in calm}
+
+
+ONE_ROWS = st.builds(
+    one_row,
+    st.sampled_from(stations.known().names) | st.sampled_from(["Atlantis", "sydney", "Zz", "A", "Sydney "]),
+    st.none() | st.dates(datetime.date(1900, 1, 1), datetime.date(2199, 12, 31)).map(str) | st.just("2016-12-31"),
+    st.integers(0, 2**32),
+    st.sampled_from([0.0, 0.1, 0.5, 0.9, 1.0]),
+    st.sets(st.sampled_from(features.WIND_SPEEDS)),
+)
+
+
+def as_row(table: Table) -> dict[str, Any]:
+    """The one row of a table in plain Python values."""
+    return {name: values.item() for name, values in table.items()}
+
+
+def assert_same_bits(one: np.ndarray, other: np.ndarray) -> None:
+    """The same shape and the same floats, 0.0 and -0.0 told apart, NaN for NaN."""
+    assert one.shape == other.shape
+    assert one.dtype == other.dtype == np.float64
+    np.testing.assert_array_equal(np.isnan(one), np.isnan(other))
+    bits = [np.where(np.isnan(matrix), 0.0, matrix).view(np.int64) for matrix in (one, other)]
+    np.testing.assert_array_equal(*bits)
+
+
+@settings(UNTIMED, max_examples=400)
+@given(ONE_ROWS)
+@pytest.mark.filterwarnings("ignore::raincast.observations.ObservationWarning")
+def test_a_row_alone_has_the_very_features_of_a_table_of_one_row(table: Table) -> None:
+    built = features.build(table)
+    assert_same_bits(features.build_row(as_row(table)), built[:, : features.own()])
+    assert np.isnan(built[:, features.own() :]).all()
+
+
+@settings(UNTIMED, max_examples=10)
+@given(st.integers(0, 2**32))
+def test_rows_one_by_one_have_the_own_features_of_a_table_of_many(seed: int) -> None:
+    table = random_table([(name, day) for name in stations.known().names for day in DAYS], seed, 0.2, set())
+    built = features.build(table)
+    for row in range(0, len(built), 7):
+        alone = features.build_row(as_row(observations.take(table, slice(row, row + 1))))
+        assert_same_bits(alone[0], built[row, : features.own()])
+
+
+def test_a_row_of_nothing_but_an_unknown_station_is_nan_throughout() -> None:
+    row = features.build_row(as_row(table_of(["Atlantis"])))
+    assert row.shape == (1, features.own())
+    assert np.isnan(row).all()
+
+
+def test_a_row_leaves_what_it_was_given_as_it_was_and_needs_no_other_columns() -> None:
+    row = as_row(random_table([("Sydney", 0)], 1, 0.0, set()))
+    before = dict(row)
+    expected = features.build_row(row)
+    assert row == before
+    assert_same_bits(features.build_row(row | {"RainTomorrow": 1.0, "RISK_MM": 5.0}), expected)
+
+
+def test_a_row_at_an_unknown_station_gives_no_warning() -> None:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        features.build_row(as_row(table_of(["Atlantis"], [TODAY], Humidity3pm=[50.0])))
+    assert not caught
+
+
+def test_own_features_are_the_first_and_context_the_rest() -> None:
+    assert 0 < features.own() < len(features.names())
+    np.testing.assert_array_equal(features.context(), np.arange(len(features.names())) >= features.own())
+    assert features.names()[features.own() - 1] == "sunshine_share"
+    assert features.names()[features.own()] == "Pressure3pm_since_yesterday"
+
+
 # ---- unknown stations, names
+
+
+def test_unknown_stations_are_named_once_in_order_five_at_most() -> None:
+    assert features.unknown_stations(np.array(["Sydney", "Perth"])) is None
+    assert features.unknown_stations(np.array(stations.known().names)) is None
+    line = features.unknown_stations(np.array(["Zion", "Sydney", "Atlantis", "Zion"]))
+    assert line == "2 unknown station(s), forecast without a place or neighbours: Atlantis, Zion"
+    line = features.unknown_stations(np.array(["A5", "A4", "A3", "A2", "A1"]))
+    assert line == "5 unknown station(s), forecast without a place or neighbours: A1, A2, A3, A4, A5"
+    line = features.unknown_stations(np.array(["A6", "A5", "A4", "A3", "A2", "A1"]))
+    assert line == "6 unknown station(s), forecast without a place or neighbours: A1, A2, A3, A4, A5, ..."
 
 
 def test_unknown_stations_get_no_place_nor_neighbours_and_one_warning_that_names_them() -> None:

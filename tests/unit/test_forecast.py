@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import csv
 import io
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import duckdb
@@ -13,7 +15,8 @@ import numpy as np
 import pytest
 
 from raincast import features, forecast, model, reading
-from raincast.observations import Table, take
+from raincast.model import ModelError
+from raincast.observations import Table, rows_of, take
 
 SAMPLE = Path(__file__).resolve().parents[2] / "data" / "sample.csv"
 FORECASTS: Table = {
@@ -41,6 +44,76 @@ def test_forecasts_follow_the_order_of_the_input(trained: Path) -> None:
     whole = forecast.forecast(loaded, table)
     for name in forecast.COLUMNS:
         np.testing.assert_array_equal(shuffled[name], whole[name][order])
+
+
+def test_a_row_alone_is_forecast_like_a_table_of_that_row(trained: Path) -> None:
+    loaded, table = model.load(trained), reading.read(SAMPLE)
+    for row in range(rows_of(table)):
+        alone = take(table, slice(row, row + 1))
+        fcst = loaded.probability_alone(features.build_row({name: values.item() for name, values in alone.items()}))
+        assert isinstance(fcst, float)
+        assert fcst == pytest.approx(loaded.probability_of_rain(features.build(alone))[0], abs=1e-12)
+
+
+def test_forecasts_have_13_decimals(trained: Path) -> None:
+    loaded, table = model.load(trained), reading.read(SAMPLE)
+    fcst = loaded.probability_of_rain(features.build(table))
+    assert fcst.tolist() == [round(value, 13) for value in fcst.tolist()]
+    row = loaded.probability_alone(features.build(take(table, slice(0, 1)))[:, : features.own()].copy())
+    assert row == round(row, 13)
+
+
+def test_the_trained_model_forecasts_what_it_did_at_its_training(trained: Path) -> None:
+    forecast.check_parity(model.load(trained))
+
+
+@pytest.mark.parametrize("name", ["together", "alone"])
+@pytest.mark.parametrize("row", [0, 1])
+@pytest.mark.parametrize("difference", [1e-6, -1e-6, 1.1e-9, float("nan")])
+def test_a_model_that_forecasts_otherwise_than_at_its_training_is_refused(
+    name: str, row: int, difference: float, trained: Path
+) -> None:
+    loaded = model.load(trained)
+    parity = copy.deepcopy(loaded.description["parity"])
+    parity[name][row] += difference
+    other = replace(loaded, description=loaded.description | {"parity": parity})
+    with pytest.raises(ModelError, match="forecasts differ by .* from those of the training, allowed is 1e-09"):
+        forecast.check_parity(other)
+    parity[name][row] = loaded.description["parity"][name][row] + 0.9e-9
+    forecast.check_parity(other)
+
+
+def test_a_model_whose_graph_is_another_is_refused(trained: Path) -> None:
+    loaded = model.load(trained)
+    zero = np.zeros((2, len(features.names())))
+    assert loaded.probability_of_rain(zero).shape == (2,)
+    parity = copy.deepcopy(loaded.description["parity"])
+    parity["observations"][0]["Humidity3pm"] = 5
+    other = replace(loaded, description=loaded.description | {"parity": parity})
+    with pytest.raises(ModelError, match="forecasts differ"):
+        forecast.check_parity(other)
+
+
+@pytest.mark.parametrize("form", ["table", "csv", "json"])
+@pytest.mark.parametrize("sizes", [[5], [1, 4], [2, 2, 1], [1] * 5])
+def test_blocks_one_after_the_other_read_as_one_table(form: forecast.Format, sizes: list[int]) -> None:
+    many = {name: np.concatenate([values, values, values])[:5] for name, values in FORECASTS.items()}
+    text = forecast.Text(form, 6)
+    start, content = 0, text.start
+    for size in sizes:
+        content += text.block(take(many, slice(start, start + size)))
+        start += size
+    assert content + text.end == forecast.rendered(many, form)
+
+
+def test_json_without_a_forecast_is_an_empty_list() -> None:
+    assert json.loads(forecast.rendered(take(FORECASTS, slice(0, 0)), "json")) == []
+
+
+def test_the_table_keeps_its_columns_under_their_header_for_the_longest_name() -> None:
+    named = FORECASTS | {"Location": np.array(["A station with a long name", "B"])}
+    header, first, second = forecast.rendered(named, "table").decode().splitlines()
+    assert header.index("rain tomorrow") == first.index("No") == second.index("Yes")
 
 
 def test_csv_keeps_every_digit_and_an_empty_date() -> None:
@@ -79,7 +152,10 @@ def test_the_table_names_station_answer_and_percentage() -> None:
 def test_a_file_is_replaced_whole_and_nothing_else_is_left(tmp_path: Path) -> None:
     path = tmp_path / "out.csv"
     path.write_text("old")
-    forecast.write_whole(path, b"new")
+    with forecast.whole(path) as file:
+        file.write(b"new")
+        file.flush()
+        assert path.read_text() == "old"
     assert path.read_bytes() == b"new"
     assert os.listdir(tmp_path) == ["out.csv"]
 
@@ -92,8 +168,19 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OSError, match="No space left"):
-        forecast.write_whole(path, b"new")
+    with pytest.raises(OSError, match="No space left") as caught, forecast.whole(path) as file:
+        file.write(b"new")
+    assert caught.value.filename == str(path)
+    assert path.read_text() == "old"
+    assert os.listdir(tmp_path) == ["out.csv"]
+
+
+def test_an_error_of_the_writer_leaves_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "out.csv"
+    path.write_text("old")
+    with pytest.raises(ValueError, match="^no$"), forecast.whole(path) as file:
+        file.write(b"new")
+        raise ValueError("no")
     assert path.read_text() == "old"
     assert os.listdir(tmp_path) == ["out.csv"]
 
@@ -102,7 +189,8 @@ def test_a_link_stays_a_link_to_the_new_content(tmp_path: Path) -> None:
     target, link = tmp_path / "target.csv", tmp_path / "link.csv"
     target.write_text("old")
     link.symlink_to(target)
-    forecast.write_whole(link, b"new")
+    with forecast.whole(link) as file:
+        file.write(b"new")
     assert link.is_symlink()
     assert target.read_bytes() == b"new"
 
@@ -111,7 +199,8 @@ def test_a_pipe_is_written_to_not_replaced(tmp_path: Path) -> None:
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
-    forecast.write_whole(pipe, b"through")
+    with forecast.whole(pipe) as file:
+        file.write(b"through")
     assert os.read(reader, 100) == b"through"
     os.close(reader)
     assert pipe.is_fifo()

@@ -11,18 +11,44 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "raincast"
-TRAINING_ONLY = {"joblib", "matplotlib", "mlflow", "onnx", "pandas", "pandera", "sklearn", "tqdm"}
+TRAINING_ONLY = {"joblib", "matplotlib", "mlflow", "onnx", "pandas", "pandera", "sklearn"}
 # What each module may import from the package, from the bottom up.
 LAYERS = {
     "observations": set(),
     "stations": set(),
     "verification": set(),
     "progress": set(),
-    "reading": {"observations"},
+    "formats": {"observations"},
+    "reading": {"formats", "observations"},
     "features": {"observations", "stations"},
     "model": {"features", "stations"},
-    "forecast": {"features", "model", "observations"},
-    "command": {"model", "observations"},
+    "forecast": {"features", "formats", "model", "observations"},
+    "shards": set(),
+    "command": {"model", "observations", "shards"},
+    "staging": {"formats", "observations", "reading"},
+    "bulk": {"features", "forecast", "formats", "model", "observations", "shards", "staging"},
+    "records": {"formats", "observations"},
+    "scoring": {"observations", "records"},
+    "problems": {"observations"},
+    "answers": {"features", "forecast", "model", "observations", "problems", "records", "scoring", "stations"},
+    "connections": {"answers", "problems"},
+    "journal": set(),
+    "metrics": {"observations"},
+    "openapi": {"observations"},
+    "pages": {"model", "observations", "openapi"},
+    "server": {
+        "answers",
+        "connections",
+        "forecast",
+        "journal",
+        "metrics",
+        "model",
+        "observations",
+        "openapi",
+        "pages",
+        "problems",
+        "records",
+    },
     "source": {"observations", "reading"},
     "quality": {"observations"},
     "onnx_export": {"features", "model", "observations"},

@@ -45,18 +45,25 @@ def test_a_loaded_model_forecasts_probabilities(trained: Path) -> None:
     assert loaded.version.startswith(f"{__version__}+")
 
 
-@pytest.mark.parametrize("name", [model.GRAPH, model.PIPELINE, model.DESCRIPTION])
+@pytest.mark.parametrize("name", [model.GRAPH, model.ROW_GRAPH, model.PIPELINE, model.DESCRIPTION])
 def test_a_file_changed_by_one_byte_is_refused(name: str, copy: Path) -> None:
     _change_one_byte(copy / name)
     with pytest.raises(ModelError, match=rf"{name}: (SHA-256 differs|not a model description)"):
         model.load(copy)
 
 
-@pytest.mark.parametrize("name", [model.GRAPH, model.PIPELINE, model.DESCRIPTION])
+@pytest.mark.parametrize("name", [model.GRAPH, model.ROW_GRAPH, model.PIPELINE, model.DESCRIPTION])
 def test_a_missing_file_is_refused(name: str, copy: Path) -> None:
     (copy / name).unlink()
     with pytest.raises(ModelError, match=f"{name}: there is no such file"):
         model.load(copy)
+
+
+def test_a_model_of_a_time_without_a_graph_for_rows_is_refused(trained: Path, tmp_path: Path) -> None:
+    files = {name: (trained / name).read_bytes() for name in (model.GRAPH, model.PIPELINE)}
+    model.save(tmp_path / "model", {"threshold": 0.4}, files, _no_report)
+    with pytest.raises(ModelError, match=model.ROW_GRAPH):
+        model.load(tmp_path / "model")
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"sha256": 1}', "not json"])
@@ -89,18 +96,19 @@ def test_a_model_of_other_stations_is_refused(trained: Path, tmp_path: Path, mon
 
 
 def test_a_saved_directory_loads_and_knows_its_content(trained: Path, tmp_path: Path) -> None:
-    files = {name: (trained / name).read_bytes() for name in (model.GRAPH, model.PIPELINE)}
+    files = {name: (trained / name).read_bytes() for name in (model.GRAPH, model.ROW_GRAPH, model.PIPELINE)}
     target = tmp_path / "deep" / "model"
     model.save(target, {"threshold": 0.4, "scores": {"skill": float("nan")}}, files, _no_report)
     loaded = model.load(target)
     assert loaded.threshold == 0.4
     assert loaded.description["scores"] == {"skill": None}
-    assert sorted(path.name for path in target.iterdir()) == ["model.joblib", "model.json", "model.onnx", "report"]
+    there = sorted(path.name for path in target.iterdir())
+    assert there == ["model-row.onnx", "model.joblib", "model.json", "model.onnx", "report"]
 
 
 def test_a_new_model_takes_the_place_of_the_old_and_leaves_nothing_behind(copy: Path) -> None:
     before = model.load(copy)
-    files = {model.GRAPH: (copy / model.GRAPH).read_bytes()}
+    files = {name: (copy / name).read_bytes() for name in (model.GRAPH, model.ROW_GRAPH)}
     model.save(copy, {"threshold": 0.123}, files, _no_report)
     assert model.load(copy).threshold == 0.123 != before.threshold
     assert os.listdir(copy.parent) == ["model"]
@@ -163,7 +171,7 @@ import sys
 from pathlib import Path
 from raincast import model
 directory = Path(sys.argv[1])
-files = {name: (directory / name).read_bytes() for name in (model.GRAPH, model.PIPELINE)}
+files = {name: (directory / name).read_bytes() for name in (model.GRAPH, model.ROW_GRAPH, model.PIPELINE)}
 print("saving", flush=True)
 number = 0
 while True:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import csv
 from pathlib import Path
+from random import Random
 
 import jsonschema
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from raincast import observations
 from raincast.observations import COLUMNS, ObservationError, Problem
@@ -58,8 +61,69 @@ def test_a_name_that_cannot_be_printed_is_no_station(name: str) -> None:
         _parse(Location=[name], Rainfall=["1"])
 
 
+def test_an_error_holds_its_problems_counts_all_and_shows_the_first() -> None:
+    found = [Problem(row, "Cloud9am", "12", "a number") for row in range(1, 8)]
+    one = observations.refuse("test", found[:1], 1)
+    assert str(one) == "test: row 1, Cloud9am: '12' is not a number"
+    assert (one.problems, one.count) == (found[:1], 1)
+    many = observations.refuse("test", found, 1_234)
+    assert str(many).startswith("test: 1234 problems: row 1, Cloud9am: '12' is not a number; row 2")
+    assert str(many).endswith("row 5, Cloud9am: '12' is not a number (and 1229 more)")
+    assert (many.problems, many.count) == (found, 1_234)
+    plain = ObservationError("nothing there")
+    assert (list(plain.problems), plain.count) == ([], 0)
+    assert issubclass(observations.FormatError, ObservationError)
+
+
+def test_an_error_holds_no_more_problems_than_the_limit_but_counts_them_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(observations, "PROBLEMS_KEPT", 7)
+    blocks = [({"Location": ["Albury"] * 5, "Rainfall": ["x"] * 5}, []) for _ in range(4)]
+    with pytest.raises(ObservationError) as caught:
+        observations.parse_blocks("test", blocks)
+    assert [problem.row for problem in caught.value.problems] == [1, 2, 3, 4, 5, 6, 7]
+    assert caught.value.count == 20
+
+
+@given(st.lists(st.tuples(st.sampled_from(["A", "AB", "B"]), st.none() | st.integers(0, 3)), max_size=20), st.randoms())
+def test_repeats_are_each_later_row_of_a_station_day_beside_the_one_before(
+    places: list[tuple[str, int | None]], random: Random
+) -> None:
+    number = list(range(100, 100 + len(places)))
+    random.shuffle(number)
+    days = [np.datetime64("NaT") if day is None else np.datetime64("2017-01-01") + day for _, day in places]
+    table = {"Location": np.array([name for name, _ in places], str), "Date": np.array(days, "datetime64[D]")}
+    last: dict[tuple[str, int], int] = {}
+    expected = []
+    for row, place in sorted(zip(number, places, strict=True)):
+        if place[1] is not None:
+            if place in last:
+                expected.append((row, last[place], f"{place[0]} on 2017-01-{place[1] + 1:02}"))
+            last[place] = row
+    assert observations.repeats(table, np.array(number, np.int64)) == expected
+
+
+@pytest.mark.parametrize("column", COLUMNS, ids=lambda c: c.name)
+def test_a_parser_remembers_wrong_texts_and_only_those(column: observations.Column) -> None:
+    parser = observations.parser_of(column)
+    right = {"number": "1e0" if column.low < 900 else "1e3", "date": "2017-01-01", "direction": "sse", "yes_no": "Yes"}
+    wrong = "two\nlines"
+    assert parser[right.get(column.kind, " Albury ")] == {
+        "number": 1.0 if column.low < 900 else 1000.0,
+        "date": np.datetime64("2017-01-01"),
+        "direction": "SSE",
+        "yes_no": 1.0,
+    }.get(column.kind, "Albury")
+    np.testing.assert_array_equal(parser["NA"], parser.missing)
+    assert not parser.wrong
+    np.testing.assert_array_equal(parser[wrong], parser.missing)
+    np.testing.assert_array_equal(parser[wrong], parser.missing)
+    assert parser.wrong == {wrong}
+
+
 def test_columns_without_a_name_are_unknown_not_twice() -> None:
-    assert observations.check_header("test", ["", "Location", "Rainfall", ""]) == ["(no name)", "(no name)"]
+    line = observations.check_header("test", ["", "Location", "Rainfall", ""])
+    assert line == "test: 2 unknown column(s) ignored: (no name), (no name)"
+    assert observations.check_header("test", ["Date", "Location", "Rainfall", "RISK_MM", "RainTomorrow"]) is None
 
 
 def test_one_station_has_one_observation_a_day() -> None:
@@ -116,7 +180,7 @@ def test_a_message_never_repeats_unbounded_input() -> None:
 
 
 def test_more_distinct_values_than_are_remembered_are_still_right(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("raincast.observations._Parser.LARGEST", 3)
+    monkeypatch.setattr("raincast.observations.Parser.LARGEST", 3)
     values = [str(value / 10) for value in range(100)]
     assert _parse(Location=["Albury"] * 100, Rainfall=values)["Rainfall"].tolist() == [float(value) for value in values]
     with pytest.raises(ObservationError, match="3 problems: row 99"):

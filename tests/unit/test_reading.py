@@ -20,7 +20,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from raincast import observations, reading
+from raincast import formats, observations, reading
 from raincast.observations import COLUMNS, DIRECTIONS, ObservationError, ObservationWarning, Table
 
 Records = list[dict[str, Any]]
@@ -218,7 +218,7 @@ def test_the_answers_are_never_read_as_observations(tmp_path: Path) -> None:
 
 
 def test_rows_beyond_one_block_keep_their_order_and_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reading, "BLOCK_ROWS", 3)
+    monkeypatch.setattr(formats, "BLOCK_ROWS", 3)
     path = tmp_path / "long.csv"
     path.write_text("Location,Humidity3pm\n" + "".join(f"Albury,{value}\n" for value in range(10)))
     assert reading.read(path)["Humidity3pm"].tolist() == list(range(10))
@@ -273,7 +273,7 @@ def test_any_bytes_are_read_or_refused_with_a_message(content: bytes, tmp_path: 
         ('[{"Location": "Albury", "Rainfall": 1, "Rainfall": 2}]', "the column Rainfall stands there more than once"),
         ('[{"Rainfall": 1}]', "there is no column Location"),
         ('[{"Location": "Albury", "Rainfall": 1}, {"Rainfall": 1}]', "row 2, Location"),
-        ("[]", "there is no column Location"),
+        ("[]", "the list of observations is empty"),
         ("[" * 100_000, "not valid JSON"),
     ],
 )
@@ -366,10 +366,12 @@ def test_a_zip_packed_in_an_unusual_way_is_refused(tmp_path: Path) -> None:
         reading.read(path)
 
 
-def test_json_too_large_to_hold_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reading, "LARGEST_JSON", 20)
+@pytest.mark.parametrize("start", ["[", "[\n"])
+def test_json_too_large_to_hold_is_refused(start: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(formats, "LARGEST_JSON", 20)
+    monkeypatch.setattr(formats, "LONGEST_LINE", 10)
     path = tmp_path / "large.json"
-    path.write_text('[{"Location": "Albury", "Rainfall": 1}]')
+    path.write_text(start + '{"Location": "Albury", "Rainfall": 1}]')
     with pytest.raises(ObservationError, match="more than 20 bytes of JSON"):
         reading.read(path)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,8 +12,9 @@ import numpy as np
 import onnx
 import pandas as pd
 import pytest
+from onnxruntime.capi.onnxruntime_pybind11_state import InvalidArgument  # pylint: disable=no-name-in-module
 
-from raincast import features, model, onnx_export, reading, training
+from raincast import features, forecast, model, onnx_export, reading, training
 from raincast.observations import ObservationError, Table, as_known_at_3pm, take
 from raincast.training import CONTEXT, CONTEXT_3PM, ONE_ROW, ONE_ROW_3PM, ModelConfig
 
@@ -38,6 +40,20 @@ def fixture_fitted(dated: Table) -> tuple[training.Pipeline, dict[str, training.
     matrices = training.forms(dated)
     rows = np.ones(len(dated["Location"]), dtype=bool)
     return training.fit(matrices, dated["RainTomorrow"], rows, CONFIG), matrices
+
+
+@pytest.fixture(name="contextual", scope="module")
+def fixture_contextual(
+    dated: Table, fitted: tuple[training.Pipeline, dict[str, training.Array]]
+) -> tuple[training.Pipeline, dict[str, training.Array]]:
+    """A small classifier of what mostly the neighbours know, so that many of its splits are on context."""
+    matrices = {CONTEXT: fitted[1][CONTEXT]}
+    names = features.names()
+    humidity = matrices[CONTEXT][:, names.index("Humidity3pm_within_250km")]
+    since = matrices[CONTEXT][:, names.index("Pressure3pm_since_yesterday")]
+    obs = np.where(humidity + 2 * since > 55, 1.0, dated["RainTomorrow"])
+    rows = ~np.isnan(obs)
+    return training.fit(matrices, obs, rows, replace(CONFIG, max_features=0.9)), matrices
 
 
 def test_dated_rows_come_in_four_forms_and_undated_in_two(dated: Table, undated: Table) -> None:
@@ -149,6 +165,90 @@ def test_the_graph_forecasts_what_scikit_learn_does(seed: int, fitted: tuple[tra
         np.testing.assert_allclose(model.run(session, matrix), pipeline.predict_proba(matrix)[:, 1], atol=1e-12)
 
 
+@pytest.mark.parametrize("learned", ["fitted", "contextual"])
+@pytest.mark.parametrize("seed", [1, 2])
+def test_the_graph_of_a_row_forecasts_what_the_whole_does_without_context(
+    seed: int, learned: str, request: pytest.FixtureRequest
+) -> None:
+    pipeline, matrices = request.getfixturevalue(learned)
+    whole = model.session(onnx_export.to_onnx(pipeline))
+    row = model.session(onnx_export.to_onnx(pipeline, context=False))
+    for matrix in (onnx_export.random_rows(pipeline, 3000, seed), *matrices.values()):
+        alone = np.where(features.context(), np.nan, matrix)
+        own = np.ascontiguousarray(matrix[:, : features.own()])
+        np.testing.assert_allclose(model.run(row, own), model.run(whole, alone), atol=1e-12, rtol=0)
+        np.testing.assert_allclose(model.run(row, own), pipeline.predict_proba(alone)[:, 1], atol=1e-12, rtol=0)
+    # What is left out matters to rows with context.
+    own = np.ascontiguousarray(matrices[CONTEXT][:, : features.own()])
+    assert np.abs(model.run(row, own) - model.run(whole, matrices[CONTEXT])).max() > 0.01
+
+
+def _split_features(graph: bytes) -> np.ndarray:
+    (node,) = [node for node in onnx.load_from_string(graph).graph.node if node.op_type == "TreeEnsemble"]
+    (used,) = [attribute.ints for attribute in node.attribute if attribute.name == "nodes_featureids"]
+    return np.array(used)
+
+
+def test_the_graph_of_a_row_has_no_split_on_context_and_is_smaller(
+    contextual: tuple[training.Any, training.Any],
+) -> None:
+    pipeline, _ = contextual
+    whole, row = (_split_features(onnx_export.to_onnx(pipeline, context=context)) for context in (True, False))
+    assert (whole >= features.own()).sum() > 50
+    assert (row < features.own()).all()
+    assert 0 < len(row) <= (whole < features.own()).sum()
+
+
+def test_the_graphs_take_exactly_their_features(fitted: tuple[training.Any, training.Any]) -> None:
+    graphs = onnx_export.export(*fitted)
+    assert sorted(graphs) == ["model-row.onnx", "model.onnx"]
+    widths = {model.GRAPH: len(features.names()), model.ROW_GRAPH: features.own()}
+    for name, width in widths.items():
+        session = model.session(graphs[name])
+        (given,) = session.get_inputs()
+        assert (given.name, given.shape, given.type) == (model.INPUT, ["rows", width], "tensor(double)")
+        assert model.run(session, np.full((2, width), np.nan)).shape == (2,)
+        for other in (width - 1, width + 1):
+            with pytest.raises(InvalidArgument, match="Got invalid dimensions for input"):
+                model.run(session, np.full((2, other), np.nan))
+
+
+def test_a_graph_of_a_row_that_forecasts_otherwise_is_not_exported(
+    fitted: tuple[training.Any, training.Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pipeline, matrices = fitted
+    nodes = pipeline[-1]._predictors[0][0].nodes  # pylint: disable=protected-access
+    to_onnx = onnx_export.to_onnx
+    # The whole graph is right; that of a row is made of trees whose first leaf says a little more.
+    leaf = int(np.flatnonzero(nodes["is_leaf"])[0])
+
+    def wrong(given: training.Any, *, context: bool = True) -> bytes:
+        if context:
+            return to_onnx(given)
+        nodes["value"][leaf] += 1e-3
+        try:
+            return to_onnx(given, context=False)
+        finally:
+            nodes["value"][leaf] -= 1e-3
+
+    monkeypatch.setattr(onnx_export, "to_onnx", wrong)
+    with pytest.raises(onnx_export.ParityError, match="differs from scikit-learn by .*, allowed is 1e-09"):
+        onnx_export.export(pipeline, matrices)
+
+
+def test_the_description_holds_what_scikit_learn_forecasts_for_the_example(
+    fitted: tuple[training.Any, training.Any],
+) -> None:
+    pipeline, matrices = fitted
+    graphs = {name: model.session(content) for name, content in onnx_export.export(pipeline, matrices).items()}
+    loaded = model.Model(graphs[model.GRAPH], graphs[model.ROW_GRAPH], {"parity": training.parity(pipeline)})
+    forecast.check_parity(loaded)
+    parity = loaded.description["parity"]
+    assert json.loads(json.dumps(parity)) == parity
+    # Its two stations are neighbours: together they are forecast otherwise than alone.
+    assert parity["together"] != parity["alone"]
+
+
 def test_a_value_on_a_threshold_takes_the_branch_below(fitted: tuple[training.Any, training.Any]) -> None:
     pipeline, _ = fitted
     root = pipeline[-1]._predictors[0][0].nodes[0]  # pylint: disable=protected-access
@@ -170,8 +270,8 @@ def test_a_graph_that_forecasts_otherwise_is_not_exported(
     fitted: tuple[training.Any, training.Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pipeline, matrices = fitted
-    right = onnx_export.to_onnx(pipeline)
-    monkeypatch.setattr(onnx_export, "to_onnx", lambda _fitted: right)
+    right = {context: onnx_export.to_onnx(pipeline, context=context) for context in (True, False)}
+    monkeypatch.setattr(onnx_export, "to_onnx", lambda _fitted, *, context=True: right[context])
     onnx_export.export(pipeline, matrices)
     classifier = pipeline[-1]
     moved = classifier._baseline_prediction + 1e-6  # pylint: disable=protected-access
@@ -200,7 +300,7 @@ def test_features_that_no_row_has_are_left_out_and_do_no_harm(undated: Table, da
     fitted = training.fit(matrices, undated["RainTomorrow"], rows, replace(CONFIG, iterations=3))
     chosen = fitted.named_steps["present"].kw_args["indices"]
     assert not features.context()[chosen].any()
-    graph = model.session(onnx_export.export(fitted, matrices))
+    graph = model.session(onnx_export.export(fitted, matrices)[model.GRAPH])
     np.testing.assert_array_equal(model.run(graph, matrices[ONE_ROW]), model.run(graph, training.forms(dated)[CONTEXT]))
 
 

@@ -1,0 +1,101 @@
+"""Observations as a client sends them, for the tests of everything that decodes a request."""
+
+from __future__ import annotations
+
+import datetime
+import io
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from hypothesis import strategies as st
+
+from raincast import formats, observations, records
+from raincast.observations import COLUMNS, DIRECTIONS, MEASUREMENTS, MISSING, Table
+
+Sent = dict[str, Any]
+
+
+def value_of(column: observations.Column) -> st.SearchStrategy[Any]:
+    """Values of a column that are within its limits, and at them."""
+    if column.kind == "number":
+        whole = st.integers(int(np.ceil(column.low)), int(np.floor(column.high)))
+        return st.floats(column.low, column.high, allow_nan=False) | whole | st.sampled_from([column.low, column.high])
+    if column.kind == "direction":
+        return st.sampled_from(DIRECTIONS)
+    if column.kind == "yes_no":
+        return st.sampled_from(["Yes", "No"])
+    if column.kind == "date":
+        return st.dates(datetime.date(1900, 1, 1), datetime.date(2199, 12, 31)).map(str)
+    letters = st.text(st.characters(codec="utf-8", categories=["L", "N", "P", "S"]), min_size=1, max_size=64)
+    named = st.sampled_from(["Sydney", "Perth", "Atlantis", "Alice Springs", 'O"Neil\\', "x" * 64])
+    return named | letters.filter(lambda name: name.lower() not in MISSING)
+
+
+def _key(sent: Sent) -> object:
+    return (sent["Location"], sent["Date"]) if sent.get("Date") else object()
+
+
+def bodies(*, null: bool = True, max_size: int = 5) -> st.SearchStrategy[list[Sent]]:
+    """Valid observations, one a day and station: keys but Location and Rainfall may be absent, with `null` null too."""
+    optional = {c.name: st.none() | value_of(c) if null else value_of(c) for c in COLUMNS if c.kind != "station"}
+    rainfall = optional.pop("Rainfall")
+    station = next(value_of(column) for column in COLUMNS if column.kind == "station")
+    sent = st.fixed_dictionaries({"Location": station, "Rainfall": rainfall}, optional=optional)
+    return st.lists(sent, min_size=1, max_size=max_size, unique_by=_key)
+
+
+def is_measured(sent: Sent) -> bool:
+    """Whether an observation has a measurement that is not null."""
+    return any(sent.get(name) is not None for name in MEASUREMENTS)
+
+
+def as_table(observed: records.Row | Table) -> Table:
+    """A table of what was decoded, a row or a table; a row must have the types that `features.build_row` needs."""
+    assert list(observed) == [column.name for column in COLUMNS]
+    if not records.is_row(observed):
+        return observed
+    table: Table = {}
+    for column in COLUMNS:
+        value = observed[column.name]
+        if column.kind == "date":
+            assert value is None or isinstance(value, datetime.date)
+            table[column.name] = np.array([value], "datetime64[D]")
+        else:
+            assert isinstance(value, str if column.kind in ("station", "direction") else float), column.name
+            table[column.name] = np.array([value])
+    return table
+
+
+def is_regular(sent: Sent) -> bool:
+    """Whether an observation must be decoded the fast way: measured, and its station's name is like that of a place."""
+    return is_measured(sent) and sent["Location"].replace(" ", "").isalpha() and sent["Location"] not in MEASUREMENTS
+
+
+def too_deep(decode: Callable[[bytes], object], before: str, behind: str) -> list[int]:
+    """How deep a value between two parts of a body must be for decoding it to end in a RecursionError."""
+    found = []
+    # Python's own limit is 1000 calls, from here less those that led here.
+    for depth in (*range(1, 1_001), 100_000):
+        try:
+            decode((before + "[" * depth + "]" * depth + behind).encode())
+        except observations.ObservationError:
+            pass
+        except RecursionError:
+            found.append(depth)
+    return found
+
+
+def by_text(body: bytes) -> Table:
+    """What the parser of text makes of a JSON body."""
+    header, blocks = formats.json_blocks(records.NAME, io.BytesIO(body))
+    observations.check_header(records.NAME, header)
+    return observations.parse_blocks(records.NAME, blocks)
+
+
+def assert_same(one: Table, other: Table) -> None:
+    """The same columns with the same values to the last bit, NaN and NaT equal to themselves."""
+    assert list(one) == list(other)
+    for name, values in one.items():
+        assert values.dtype.kind == other[name].dtype.kind, name
+        np.testing.assert_array_equal(values, other[name], err_msg=name)

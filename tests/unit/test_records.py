@@ -1,0 +1,434 @@
+"""Decoding a request: quick for the regular body, and never another answer than that of the one parser."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from collections.abc import Callable
+from typing import Any
+from unittest import mock
+
+import msgspec
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from raincast import observations, records
+from raincast.observations import COLUMNS, EXAMPLE, FormatError, ObservationError, Table
+from tests.unit.bodies import Sent, as_table, assert_same, bodies, by_text, is_measured, is_regular, too_deep, value_of
+
+# The same examples each time: what is found here is looked for at leisure, not in somebody's pipeline.
+UNTIMED = settings(deadline=None, max_examples=150, derandomize=True)
+SYDNEY, WOLLONGONG = EXAMPLE
+
+
+def body_of(sent: Any, **how: Any) -> bytes:
+    """The body of a request with these observations."""
+    return json.dumps({"observations": sent}, **how).encode()
+
+
+def decoded(body: bytes) -> Table:
+    """The table of a body that is decoded without a warning."""
+    observed, warned = records.decode(body)
+    assert not warned
+    return as_table(observed)
+
+
+def only_fast() -> Any:
+    """A context in which the parser of text does not answer."""
+    return mock.patch.object(records, "table_of", side_effect=AssertionError("the body went the slow way"))
+
+
+def refusal(call: Callable[[], Any]) -> ObservationError:
+    """The error that a call ends with."""
+    with pytest.raises(ObservationError) as caught:
+        call()
+    return caught.value
+
+
+# ---- the same answer on both ways
+
+
+@UNTIMED
+@given(bodies(), st.booleans())
+def test_a_valid_body_gives_what_the_parser_of_text_gives(sent: list[Sent], ascii_only: bool) -> None:
+    body = body_of(sent, ensure_ascii=ascii_only)
+    assert_same(decoded(body), by_text(body))
+
+
+@UNTIMED
+@given(bodies().filter(lambda sent: all(map(is_regular, sent))))
+def test_a_regular_body_is_decoded_the_fast_way(sent: list[Sent]) -> None:
+    with only_fast():
+        observed, _ = records.decode(body_of(sent, ensure_ascii=False))
+    assert records.is_row(observed) == (len(sent) == 1)
+
+
+def test_the_example_is_decoded_the_fast_way_alone_and_together() -> None:
+    with only_fast():
+        row, warned = records.decode(body_of([SYDNEY]))
+        table = decoded(body_of(EXAMPLE))
+    assert not warned
+    assert records.is_row(row)
+    assert row["MinTemp"] == 9.4
+    assert row["WindGustSpeed"] == 46.0
+    assert str(row["Date"]) == "2017-06-01"
+    assert row["RainToday"] == 1.0
+    assert table["Location"].tolist() == ["Sydney", "Wollongong"]
+    assert np.isnan(table["Evaporation"]).tolist() == [False, True]
+
+
+WRONG: dict[str, list[Any]] = {
+    "number": [True, [1], {"a": 1}, "abc", "1_0", 1e308, -1e308, [[[]]]],
+    "direction": ["X", "NWN", 5, True, []],
+    "yes_no": ["Maybe", 1, "Yes!", []],
+    "date": ["2017-02-30", "1899-12-31", "2200-01-01", "2017-1-1", "2017-06-01T09:00", 20170601, True],
+    "station": [None, "", " ", "NA", "nan", "x" * 65, "Syd\nney", "\u202eyendyS", "a\u0000b", "\ud800"],
+}
+
+
+@pytest.mark.parametrize("kind", WRONG)
+@UNTIMED
+@given(sent=bodies(), data=st.data())
+def test_one_wrong_value_is_refused_with_the_words_of_the_parser_of_text(
+    kind: str, sent: list[Sent], data: st.DataObject
+) -> None:
+    column = data.draw(st.sampled_from([column for column in COLUMNS if column.kind == kind]))
+    wrong = st.sampled_from(WRONG[kind])
+    if column.kind == "number":
+        wrong |= st.sampled_from([math.nextafter(column.low, -math.inf), math.nextafter(column.high, math.inf)])
+    number = data.draw(st.integers(0, len(sent) - 1))
+    sent[number][column.name] = data.draw(wrong)
+    body = body_of(sent)
+    found, expected = refusal(lambda: records.decode(body)), refusal(lambda: by_text(body))
+    assert str(found) == str(expected)
+    assert [(problem.row, problem.column) for problem in found.problems] == [(number + 1, column.name)]
+    assert found.problems == expected.problems
+    assert found.count == 1
+
+
+@UNTIMED
+@given(bodies(), st.data())
+def test_a_body_that_is_cut_anywhere_is_no_json(sent: list[Sent], data: st.DataObject) -> None:
+    body = body_of(sent)
+    cut = body[: data.draw(st.integers(1, len(body) - 1))]
+    assert str(refusal(lambda: records.decode(cut))).startswith("the request: not valid JSON: ")
+    assert isinstance(refusal(lambda: records.decode(cut)), FormatError)
+
+
+@settings(UNTIMED, max_examples=300)
+@given(bodies(max_size=2), st.data())
+def test_a_body_with_one_other_byte_has_the_same_answer_on_both_ways(sent: list[Sent], data: st.DataObject) -> None:
+    body = bytearray(body_of(sent))
+    start = data.draw(st.integers(0, len(body) - 1))
+    body[start : start + data.draw(st.integers(0, 1))] = data.draw(
+        st.sampled_from([b'"', b",", b"{", b"}", b"]", b":"])
+    )
+    _assert_both_ways_agree(bytes(body))
+
+
+@settings(UNTIMED, max_examples=300)
+@given(bodies(max_size=2), st.data())
+def test_a_body_with_another_character_has_the_same_answer_on_both_ways(sent: list[Sent], data: st.DataObject) -> None:
+    body = bytearray(body_of(sent))
+    start = data.draw(st.integers(0, len(body) - 1))
+    body[start] = data.draw(st.integers(0, 127))
+    _assert_both_ways_agree(bytes(body))
+
+
+def _assert_both_ways_agree(body: bytes) -> None:
+    try:
+        expected = by_text(body)
+    except ObservationError as error:
+        found = refusal(lambda: records.decode(body))
+        assert isinstance(found, FormatError) == isinstance(error, FormatError)
+    else:
+        assert_same(as_table(records.decode(body)[0]), expected)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"Location": "Sydney", "Rainfall": 1, "Rainfall": 2}',
+        '{"Location": "Sydney", "Rainfall": 1, "Location": "Perth"}',
+        '{"Location": "Sydney", "Rainfall": 1, "Rainfall": 1}, {"Location": "Perth", "Rainfall": 1}',
+    ],
+)
+def test_a_name_that_stands_twice_is_refused(text: str) -> None:
+    error = refusal(lambda: records.decode(b'{"observations": [' + text.encode() + b"]}"))
+    assert "stands there more than once" in str(error)
+
+
+@pytest.mark.parametrize("sent", [{}, {"Date": "2017-06-01"}, {"RainTomorrow": "Yes", "RISK_MM": 3}])
+@pytest.mark.parametrize("rows", [1, 2])
+def test_observations_without_a_measurement_are_refused(sent: Sent, rows: int) -> None:
+    stations = [{"Location": name} | sent for name in ("Sydney", "Perth")][:rows]
+    for call in (lambda: records.decode(body_of(stations)), lambda: records.of_records(stations)):
+        assert str(refusal(call)).startswith("the request: there is no measurement, such as MinTemp")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"observations": [{"Location": "\xff", "Rainfall": 1}]}',
+        b'{"observations": [{"Location": "Sydney", "Rainf\xff": 1}]}',
+        b'{"observations": [{"Location": "Sydney", "Rainfall": 1, "WindDir9am": "\xc3"}]}',
+        b'{"\xff": []}',
+    ],
+)
+def test_a_body_that_is_not_utf_8_is_refused(body: bytes) -> None:
+    error = refusal(lambda: records.decode(body))
+    assert isinstance(error, FormatError)
+    assert "not UTF-8" in str(error)
+
+
+@pytest.mark.parametrize("name", ["Rainfall", "RISK_MM", "Unknown"])
+def test_a_value_of_any_depth_is_refused_or_ignored(name: str) -> None:
+    before = f'{{"observations": [{{"Location": "Sydney", "MinTemp": 1, "{name}": '
+    assert not too_deep(records.decode, before, "}]}")
+
+
+# ---- unusual but valid
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"MinTemp": "9.4", "Humidity9am": " 82 "},
+        {"Evaporation": "NA", "Sunshine": ""},
+        {"WindGustDir": "sse", "WindDir9am": "w"},
+        {"Date": "2017-06-01T00:00:00"},
+        {"Date": "2017-06-01 00:00:00+00:00"},
+        {"Date": "2017-06-01T00:00:00.000Z"},
+        {"RainToday": True},
+        {"RainToday": "yes"},
+        {"Location": " Sydney "},
+        {"WindGustSpeed": 46.0, "Humidity3pm": 7.1e1},
+    ],
+    ids=str,
+)
+def test_an_unusual_value_is_taken_for_what_it_means(changed: Sent) -> None:
+    same = SYDNEY | {name: None for name in changed if changed[name] in ("NA", "")}
+    for others in ([], [WOLLONGONG]):
+        assert_same(decoded(body_of([SYDNEY | changed, *others])), decoded(body_of([same, *others])))
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        json.dumps(EXAMPLE),
+        "\n".join(map(json.dumps, EXAMPLE)),
+        json.dumps({"observations": EXAMPLE}, indent=2),
+        "\ufeff" + json.dumps({"observations": EXAMPLE}),
+        "  " + json.dumps({"observations": EXAMPLE}) + "\r\n",
+        json.dumps({"source": "a diary", "observations": EXAMPLE}),
+    ],
+    ids=["list", "JSON Lines", "pretty", "BOM", "blanks around", "another member"],
+)
+def test_an_unusual_body_is_taken_for_what_it_means(body: str) -> None:
+    assert_same(decoded(body.encode()), decoded(body_of(EXAMPLE)))
+
+
+def test_an_unknown_column_is_ignored_with_a_warning_that_names_it() -> None:
+    for sent in ([SYDNEY | {"Mood": "good"}], [SYDNEY, WOLLONGONG | {"Mood": {"a": [1]}}]):
+        observed, warned = records.decode(body_of(sent))
+        assert warned == ["the request: 1 unknown column(s) ignored: Mood"]
+        without = [{name: value for name, value in one.items() if name != "Mood"} for one in sent]
+        assert_same(as_table(observed), decoded(body_of(without)))
+
+
+def test_a_warning_can_be_sent_whatever_the_column_is_called() -> None:
+    for name in ("\ud800", "new\nline", "é🌧", "", "x" * 1_000):
+        _, warned = records.decode(body_of([SYDNEY | {name: 1}]))
+        (line,) = json.loads(msgspec.json.encode(warned))
+        assert line.startswith("the request: 1 unknown column(s) ignored: ")
+        assert len(line) < 100
+
+
+@pytest.mark.parametrize("answer", [0, "Yes", None, "nonsense", {"a": [1]}, [[]], 1e300, True])
+@pytest.mark.parametrize("name", ["RainTomorrow", "RISK_MM"])
+def test_the_answers_are_ignored_whatever_they_are(name: str, answer: Any) -> None:
+    for sent in ([SYDNEY], list(EXAMPLE)):
+        assert_same(decoded(body_of([{name: answer} | one for one in sent])), decoded(body_of(sent)))
+
+
+def test_observations_with_their_answers_are_decoded_the_fast_way() -> None:
+    with only_fast():
+        decoded(body_of([one | {"RISK_MM": 3.4, "RainTomorrow": "Yes"} for one in EXAMPLE]))
+        decoded(body_of([SYDNEY | {"RISK_MM": None, "RainTomorrow": None}]))
+
+
+# ---- refusals
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        (b"[]", "the list of observations is empty"),
+        (b'{"observations": []}', "the list of observations is empty"),
+        (b'{"observations": null}', "the JSON is not a list of observations, each an object"),
+        (b'{"observations": {"Location": "Sydney"}}', "the JSON is not a list of observations, each an object"),
+        (b'{"observations": [[1]]}', "the JSON is not a list of observations, each an object"),
+        (b"null", "the JSON is not a list of observations, each an object"),
+        (b"17", "the JSON is not a list of observations, each an object"),
+        (b'[{"Rainfall": 1}]', "there is no column Location"),
+    ],
+)
+def test_what_is_no_list_of_observations_is_refused(body: bytes, message: str) -> None:
+    error = refusal(lambda: records.decode(body))
+    assert str(error).startswith(f"the request: {message}")
+    assert not isinstance(error, FormatError)
+
+
+@pytest.mark.parametrize("body", [b"", b" \r\n", b"not json", b"{", b'{"observations": [{"Location": "Sydney",}]}'])
+def test_what_is_no_json_is_a_format_error(body: bytes) -> None:
+    assert isinstance(refusal(lambda: records.decode(body)), FormatError)
+
+
+@pytest.mark.parametrize("second", [SYDNEY, {"Location": "Sydney", "Date": "2017-06-01", "Cloud3pm": "4"}])
+def test_two_observations_of_a_station_and_day_are_refused_on_both_ways(second: Sent) -> None:
+    error = refusal(lambda: records.decode(body_of([SYDNEY, WOLLONGONG, second])))
+    already = "row 3, Date: Sydney on 2017-06-01 stands already in row 1, a station has one observation a day"
+    assert str(error) == f"the request: {already}"
+    assert [(problem.row, problem.column) for problem in error.problems] == [(3, "Date")]
+
+
+def test_observations_without_a_date_may_repeat() -> None:
+    sent = [{"Location": "Sydney", "Rainfall": 1}] * 3
+    assert decoded(body_of(sent))["Rainfall"].tolist() == [1.0] * 3
+
+
+def _many(rows: int, rainfall: Any) -> list[Sent]:
+    return [{"Location": "Sydney", "Rainfall": rainfall}] * rows
+
+
+@pytest.mark.parametrize("rainfall", [1, "1"], ids=["fast", "slow"])
+def test_as_many_observations_as_the_limit_are_taken_and_one_more_is_refused(rainfall: Any) -> None:
+    assert observations.rows_of(decoded(body_of(_many(records.MAX_ROWS, rainfall)))) == 10_000
+    for call in (
+        lambda: records.decode(body_of(_many(10_001, rainfall))),
+        lambda: records.of_records(_many(10_001, rainfall)),
+    ):
+        with pytest.raises(records.TooMany, match="10001 observations, at most 10000 are forecast in one request"):
+            call()
+
+
+def test_csv_of_as_many_lines_as_the_limit_is_taken_and_one_more_is_refused() -> None:
+    lines = ["Location,Rainfall"] + ["Sydney,1"] * 10_000
+    assert observations.rows_of(as_table(records.of_csv("\n".join(lines).encode() + b"\n")[0])) == 10_000
+    assert observations.rows_of(as_table(records.of_csv("\n".join(lines).encode())[0])) == 10_000
+    with pytest.raises(records.TooMany, match="more than 10000"):
+        records.of_csv("\n".join([*lines, "Sydney,1"]).encode() + b"\n")
+
+
+@pytest.mark.parametrize("part", [b"{}", b"1"])
+def test_a_body_of_far_too_many_parts_is_refused_before_it_is_read(part: bytes) -> None:
+    body = b"[" + b",".join([part] * (100 * records.MAX_ROWS + 2)) + b"]"
+    unread = mock.patch.object(records, "json_blocks", side_effect=AssertionError("it was read"))
+    with unread, pytest.raises(records.TooMany, match="more values than 10000 observations have"):
+        records.decode(body)
+
+
+# ---- CSV, decoded objects, and back
+
+
+@UNTIMED
+@given(bodies())
+def test_csv_gives_the_same_as_json(sent: list[Sent]) -> None:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, [column.name for column in COLUMNS], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(sent)
+    observed, warned = records.of_csv(text.getvalue().encode())
+    assert not warned
+    assert not records.is_row(observed)
+    assert_same(as_table(observed), decoded(body_of(sent)))
+
+
+@pytest.mark.parametrize(
+    ("body", "message", "kind"),
+    [
+        (b"", "the body is empty", FormatError),
+        (b"\r\n \n", "the body is empty", FormatError),
+        (b"Location,Rainfall\n\xe9,1\n", "line 2 is not UTF-8", FormatError),
+        (b"Location,Rainfall\n\x00,1\n", "line 2 has a zero byte", FormatError),
+        (b"Location,Rainfall\n", "there is a header but no observation", ObservationError),
+        (b"Location;Rainfall\nSydney;1\n", "the columns are separated by semicolons", ObservationError),
+        (b"Location,Rainfall\nSydney,-1\n", "row 1, Rainfall: '-1' is not a number, 0 to 500 mm", ObservationError),
+        (b"Location,Rainfall\nSydney,1,2\n", "row 1, fields: '3' is not 2, as in the header", ObservationError),
+    ],
+)
+def test_bad_csv_is_refused(body: bytes, message: str, kind: type[ObservationError]) -> None:
+    error = refusal(lambda: records.of_csv(body))
+    assert str(error).startswith(f"the request: {message}")
+    assert isinstance(error, FormatError) == (kind is FormatError)
+
+
+def test_an_unknown_column_of_csv_is_ignored_with_a_warning() -> None:
+    _, warned = records.of_csv(b"Location,Rainfall,Mood\nSydney,1,good\n")
+    assert warned == ["the request: 1 unknown column(s) ignored: Mood"]
+
+
+@UNTIMED
+@given(bodies(), st.booleans())
+def test_decoded_objects_give_the_same_as_their_json(sent: list[Sent], nan: bool) -> None:
+    expected = decoded(body_of(sent))
+    if nan:
+        sent = [{name: math.nan if value is None else value for name, value in one.items()} for one in sent]
+    observed, warned = records.of_records(sent)
+    assert not warned
+    assert_same(as_table(observed), expected)
+
+
+def test_decoded_objects_that_are_wrong_are_refused_like_their_json() -> None:
+    sent = [SYDNEY | {"Humidity3pm": 101}, WOLLONGONG | {"WindDir3pm": "X"}]
+    assert str(refusal(lambda: records.of_records(sent))) == str(refusal(lambda: records.decode(body_of(sent))))
+    assert str(refusal(lambda: records.of_records([]))) == "the request: the list of observations is empty"
+
+
+@UNTIMED
+@given(bodies().filter(lambda sent: all(map(is_measured, sent))))
+def test_an_observation_written_as_json_is_decoded_as_itself(sent: list[Sent]) -> None:
+    table = decoded(body_of(sent))
+    written = [records.as_json(row) for row in records.rows_of_table(table)]
+    assert_same(decoded(msgspec.json.encode({"observations": written})), table)
+    for one, given_one in zip(written, sent, strict=True):
+        assert one == {
+            name: value if name != "Date" else one["Date"] for name, value in given_one.items() if value is not None
+        }
+        assert str(one.get("Date")) == str(given_one.get("Date"))
+
+
+@UNTIMED
+@given(bodies(max_size=1).filter(lambda sent: is_regular(sent[0])))
+def test_a_row_is_written_as_the_one_row_of_its_table(sent: list[Sent]) -> None:
+    row, _ = records.decode(body_of(sent, ensure_ascii=False))
+    assert records.is_row(row)
+    (same,) = records.rows_of_table(as_table(row))
+    assert list(same) == list(row)
+    assert records.as_json(same) == records.as_json(row)
+
+
+def test_a_table_is_no_row_and_its_rows_are() -> None:
+    table = decoded(body_of(EXAMPLE))
+    assert not records.is_row(table)
+    rows = records.rows_of_table(table)
+    assert len(rows) == 2
+    assert all(map(records.is_row, rows))
+    assert [row["Location"] for row in rows] == ["Sydney", "Wollongong"]
+    assert rows[1]["WindGustDir"] == "S"
+    assert math.isnan(rows[1]["Sunshine"])
+
+
+@pytest.mark.parametrize("column", COLUMNS, ids=lambda column: column.name)
+def test_each_column_alone_is_decoded_the_same_on_both_ways(column: observations.Column) -> None:
+    @UNTIMED
+    @given(value_of(column))
+    def check(value: Any) -> None:
+        body = body_of([{"Location": "Sydney", "Rainfall": 0.2, column.name: value}])
+        assert_same(decoded(body), by_text(body))
+
+    check()  # pylint: disable=no-value-for-parameter
