@@ -23,6 +23,8 @@ from typing import IO, cast
 
 # Read once, when numpy is loaded. Its threads gain nothing in products this small, and would take the cores of others.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+# onnxruntime would write a telemetry session into TMPDIR, which may be read-only.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 from raincast import __version__, command, forecast, model, reading
 from raincast.shards import WHOLE
@@ -92,6 +94,8 @@ def output_format(given: argparse.Namespace) -> forecast.Format:
     """The format that was asked for, in words or by the output's suffix."""
     if given.output is not None and not Path(given.output).resolve().parent.is_dir():
         raise command.CallError(f"{given.output}: there is no such folder")
+    if given.output is not None and Path(given.output).is_dir():
+        raise command.CallError(f"{given.output}: is a folder, not a file to write to")
     if given.format:
         if given.format not in forecast.FORMATS:
             raise command.CallError(f"RAINCAST_FORMAT: {given.format!r} is none of {' '.join(forecast.FORMATS)}")
@@ -120,7 +124,7 @@ def predict(given: argparse.Namespace) -> None:
         # What large files need would double the time of a small one.
         from raincast import bulk  # pylint: disable=import-outside-toplevel
 
-        if path is not None and given.shard != WHOLE:
+        if path is not None and given.shard != WHOLE and (path.is_file() or not path.exists()):
             path = given.shard.of(path)
         bulk.score(loaded, sources, partial(output, path), form, given.shard)
 

@@ -17,9 +17,10 @@ from pathlib import Path
 
 # Libraries read these once, when they are loaded. An OpenMP thread that waits spins, by default for so long that two
 # fits at once on two cores take many times as long as one after the other; shorter spinning shares the cores fairly and
-# costs a quiet machine nothing. And MLflow is not to tell anyone that it was imported.
+# costs a quiet machine nothing. And neither MLflow nor onnxruntime is to tell anyone that it was imported.
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 from raincast import command, model, onnx_export, quality, reading, report, source, training
 from raincast.observations import TARGET

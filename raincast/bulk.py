@@ -58,7 +58,7 @@ def score(
     where TMPDIR is full.
     """
     progress = tqdm(unit=" rows", unit_scale=True, disable=None, leave=False, bar_format="{desc}")
-    with progress, tempfile.TemporaryDirectory(prefix="raincast-") as folder, _disk_errors(folder):
+    with progress, tempfile.TemporaryDirectory(prefix="raincast-") as folder, _disk_errors(folder), _interrupts():
         with closing(Staged(Path(folder))) as staged:
             for path, name in sources:
                 progress.set_description_str(f"reading {name} ...")
@@ -76,10 +76,21 @@ def score(
 
 
 @contextmanager
+def _interrupts() -> Iterator[None]:
+    """Ctrl-C while duckdb works."""
+    try:
+        yield
+    except (RuntimeError, duckdb.InterruptException) as error:
+        if "interrupt" not in str(error).lower():
+            raise
+        raise KeyboardInterrupt from error
+
+
+@contextmanager
 def _disk_errors(folder: str) -> Iterator[None]:
     try:
         yield
-    except (duckdb.OutOfMemoryException, duckdb.IOException) as error:
+    except (duckdb.OutOfMemoryException, duckdb.IOException, duckdb.FatalException) as error:
         reason = shorten(" ".join(str(error).split()), 200)
         raise OSError(f"{folder}: no room to sort the observations (TMPDIR says where): {reason}") from error
 
@@ -167,16 +178,26 @@ def _days(table: Table) -> NDArray[np.int64]:
 
 def _refuse_repeats(staged: Staged, table: Table, number: NDArray[np.int64]) -> None:
     """ObservationError where a station has two observations a day, whichever files they are from."""
-    found = repeats(table, number)
-    if found:
-        places = [(staged.place(later), staged.place(earlier), what) for later, earlier, what in found]
-        name = places[0][0][0]
-        problems = [
-            Repeat(row, "Date", what, f"{earlier_row}" + (f" of {other}" if other != name else ""))
-            for (source, row), (other, earlier_row), what in places
-            if source == name
-        ]
-        raise refuse(name, problems, len(problems))
+    if not repeats(table, number):
+        return
+    # Of all blocks, this one may not hold the first.
+    with staged.database.cursor() as database:
+        again = database.execute(
+            'SELECT number, earlier, "Date", "Location" FROM (SELECT number, "Date", "Location", lag(number) OVER'
+            ' (PARTITION BY "Date", "Location" ORDER BY number) AS earlier FROM ordered WHERE "Date" IS NOT NULL)'
+            " WHERE earlier IS NOT NULL ORDER BY number"
+        ).fetchall()
+    places = [
+        (staged.place(later), staged.place(earlier), f"{staged.stations[station]} on {np.datetime64(day, 'D')}")
+        for later, earlier, day, station in again
+    ]
+    name = places[0][0][0]
+    problems = [
+        Repeat(row, "Date", what, str(earlier_row) if other == name else f"{earlier_row} of {other}")
+        for (source, row), (other, earlier_row), what in places
+        if source == name
+    ]
+    raise refuse(name, problems, len(problems))
 
 
 def _write(model: Model, staged: Staged, out: IO[bytes], form: Format) -> None:

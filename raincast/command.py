@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import signal
 import sys
 import warnings
 from collections.abc import Callable
@@ -14,7 +15,7 @@ from raincast.model import ModelError, TargetError
 from raincast.observations import ObservationError
 from raincast.shards import Shard
 
-DONE, FAILED, WRONG_INPUT, INTERRUPTED = 0, 1, 2, 130
+DONE, FAILED, WRONG_INPUT, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
 
 
 class CallError(ValueError):
@@ -71,6 +72,11 @@ def run(command: Callable[[], None]) -> int:
             said.add(str(message))
             _say(f"{name}: warning", message)
 
+    def terminated(*_: object) -> None:
+        # As an exception it lets everything clean up behind itself.
+        raise SystemExit(TERMINATED)
+
+    signal.signal(signal.SIGTERM, terminated)
     with warnings.catch_warnings():
         warnings.showwarning = warn
         try:

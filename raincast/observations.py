@@ -76,8 +76,8 @@ TARGET = Column("RainTomorrow", "yes_no", "more than 1 mm of rain in the 24 h fr
 # A day at two stations, made up, as a request would send it: for documents, and to try a model that was loaded.
 EXAMPLE: tuple[dict[str, Any], ...] = (
     {
-        "Date": "2017-06-01", "Location": "Sydney", "MinTemp": 9.4, "MaxTemp": 17.2, "Rainfall": 2.6, "Evaporation": 2.2,
-        "Sunshine": 3.1, "WindGustDir": "SSE", "WindGustSpeed": 46, "WindDir9am": "W", "WindDir3pm": "SE",
+        "Date": "2017-06-01", "Location": "Sydney", "MinTemp": 9.4, "MaxTemp": 17.2, "Rainfall": 2.6,
+        "Evaporation": 2.2, "Sunshine": 3.1, "WindGustDir": "SSE", "WindGustSpeed": 46, "WindDir9am": "W", "WindDir3pm": "SE",
         "WindSpeed9am": 13, "WindSpeed3pm": 24, "Humidity9am": 82, "Humidity3pm": 71, "Pressure9am": 1016.4,
         "Pressure3pm": 1013.8, "Cloud9am": 6, "Cloud3pm": 7, "Temp9am": 11.3, "Temp3pm": 15.8, "RainToday": "Yes",
     },
@@ -265,7 +265,7 @@ def parser_of(column: Column) -> Parser:
 
 
 def check_header(source: str, header: Sequence[str], *, target: bool = False) -> str | None:
-    """Column names of a source, checked; returns a line that names the unknown ones, which are ignored, if there are any.
+    """Column names of a source, checked; returns a line that names the unknown ones, which are ignored, if any.
 
     Raises ObservationError where a column stands twice, where Location, every measurement or (with `target`)
     RainTomorrow is absent.

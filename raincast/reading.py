@@ -9,6 +9,7 @@ import glob
 import gzip
 import io
 import os
+import re
 import shutil
 import stat
 import sys
@@ -60,13 +61,19 @@ def sources(given: str) -> Iterator[list[Source]]:
     with ExitStack() as stack:
         with readable(STANDARD_INPUT):
             start = sys.stdin.buffer.read(SMALL_BYTES + 1)
-            source: Path | IO[bytes] = io.BytesIO(start)
-            if len(start) > _limit(start):
-                file = stack.enter_context(tempfile.NamedTemporaryFile(prefix="raincast-"))
-                file.write(start)
-                shutil.copyfileobj(sys.stdin.buffer, file)
-                file.flush()
-                source = Path(file.name)
+        source: Path | IO[bytes] = io.BytesIO(start)
+        if len(start) > _limit(start):
+            file = stack.enter_context(tempfile.NamedTemporaryFile(prefix="raincast-"))
+            source, part = Path(file.name), start
+            while part:
+                try:
+                    file.write(part)
+                    file.flush()
+                except OSError as error:
+                    reason = f"no room for standard input (TMPDIR says where): {error.strerror}"
+                    raise OSError(error.errno, reason, file.name) from error
+                with readable(STANDARD_INPUT):
+                    part = sys.stdin.buffer.read(SMALL_BYTES)
         yield [(source, STANDARD_INPUT)]
 
 
@@ -234,9 +241,18 @@ def parquet_errors(name: str) -> Iterator[None]:
     try:
         yield
     except duckdb.Error as error:
+        if no_room(error):
+            raise
         raise ObservationError(
             f"{name}: not a readable Parquet file: {shorten(' '.join(str(error).split()), 200)}"
         ) from error
+
+
+def no_room(error: Exception) -> bool:
+    """Whether an error of duckdb is not about what it reads: it was interrupted, or could not write."""
+    return type(error).__name__ in ("FatalException", "InterruptException") or bool(
+        re.search("write|space left|interrupt", str(error), re.IGNORECASE)
+    )
 
 
 @contextmanager

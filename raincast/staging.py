@@ -6,11 +6,12 @@ duckdb where it agrees with that code. So each limit, and each message, is the s
 
 from __future__ import annotations
 
-import contextlib
+import io
+import re
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 
 import duckdb
 import numpy as np
@@ -35,8 +36,6 @@ from raincast.observations import (
 THREADS = 2
 # What duckdb may keep in memory; the rest waits on disk.
 MEMORY = "128MB"
-# A text longer than this is no value in any column; its beginning says enough.
-LONGEST_TEXT = 200
 # numpy's NaT as a number of days.
 NOT_A_DAY = int(np.datetime64("NaT", "D").astype(np.int64))
 _NAMES = {column.name for column in COLUMNS}
@@ -68,17 +67,16 @@ class Staged:
         self.sources: list[Source] = []
         self.stations: list[str] = []
         self.rows = 0
-        self._problems: list[Problem] = []
+        # What was wrong with the fields of rows, by source: the first problems, and how many there are.
+        self._fields: dict[str, tuple[list[Problem], int]] = {}
 
-    def add(self, path: Path, name: str) -> None:
-        """Take in a file. Raises ObservationError where it cannot be read or has no right header."""
+    def add(self, path: Path | IO[bytes], name: str) -> None:
+        """Take in a path or an open file. Raises ObservationError where it cannot be read or has no right header."""
         self.sources.append(Source(name, self.rows))
-        with reading.opened(path, name) as file:
-            kind = reading.kind_of(name, file)
-            regular = kind == "csv" and self._add_csv(path, name, file)
-        if not regular:
+        # A pipe can be read only once.
+        if not (isinstance(path, Path) and path.is_file() and self._add_csv(path, name)):
             with reading.opened(path, name) as file:
-                if kind == "parquet":
+                if reading.kind_of(name, file) == "parquet":
                     self._add_parquet(name, file)
                 else:
                     self._add_blocks(name, file)
@@ -86,26 +84,51 @@ class Staged:
         if self.rows == self.sources[-1].first:
             raise ObservationError(f"{name}: there is a header but no observation")
 
-    def _add_csv(self, path: Path, name: str, file: Any) -> bool:
-        """Let duckdb read a CSV file, many times as fast as Python; False where there is anything unusual in it."""
-        if file.peek(1)[:1].isspace():
-            return False
-        header, _ = csv_blocks(name, file)
-        _warn(check_header(name, header))
-        wanted = {_quoted(column): f"c{i}" for i, column in enumerate(header) if column in _NAMES}
+    def _add_csv(self, path: Path, name: str) -> bool:
+        """Let duckdb read a CSV file, many times as fast as Python; False where there is anything unusual in it.
+
+        duckdb overlooks some of what our reader refuses: what is in columns it does not read, a comma too many, a last
+        line without end. So it gets only plain text, and has to find as many fields as there are commas.
+        """
         with path.open("rb") as raw:
-            compression = "gzip" if raw.read(2) == b"\x1f\x8b" else "none"
+            start = raw.read(4)
+        if start == b"PK\x03\x04":
+            return False
+        with reading.opened(path, name) as file:
+            begin = cast(io.BufferedReader, file).peek(4).removeprefix(b"\xef\xbb\xbf")
+            if reading.kind_of(name, file) != "csv" or begin[:1].isspace():
+                return False
+            header, _ = csv_blocks(name, file)
+        with reading.opened(path, name) as file:
+            commas = _commas_of_plain(file)
+        if commas is None:
+            return False
+        unknown = check_header(name, header)
+        wanted = {_quoted(column): f"c{i}" for i, column in enumerate(header) if column in _NAMES}
+        compression = "gzip" if start.startswith(b"\x1f\x8b") else "none"
         columns = ", ".join(f"'c{i}': 'VARCHAR'" for i in range(len(header)))
-        with reading.linked(path) as link, contextlib.suppress(duckdb.Error):
-            self.database.execute(
-                f"INSERT INTO text ({', '.join(wanted)}) SELECT {', '.join(wanted.values())} FROM read_csv(?,"
-                f" columns = {{{columns}}}, auto_detect = false,"
-                " header = true, delim = ',', quote = '\"', escape = '\"', strict_mode = true,"
-                f" max_line_size = {LONGEST_LINE}, compression = '{compression}')",
-                [link],
-            )
-            return True
-        return False
+        before = self.count("text")
+        self.database.begin()
+        try:
+            with reading.linked(path) as link:
+                self.database.execute(
+                    f"INSERT INTO text ({', '.join(wanted)}) SELECT {', '.join(wanted.values())} FROM read_csv(?,"
+                    f" columns = {{{columns}}}, auto_detect = false,"
+                    " header = true, delim = ',', quote = '\"', escape = '\"', strict_mode = true,"
+                    f" max_line_size = {LONGEST_LINE}, compression = '{compression}')",
+                    [link],
+                )
+        except (duckdb.InvalidInputException, duckdb.ConversionException, duckdb.IOException) as error:
+            if reading.no_room(error):
+                raise
+            self.database.rollback()
+            return False
+        if commas != (self.count("text") - before + 1) * (len(header) - 1):
+            self.database.rollback()
+            return False
+        self.database.commit()
+        _warn(unknown)
+        return True
 
     def _add_parquet(self, name: str, file: Any) -> None:
         with reading.on_disk(file) as path, reading.parquet_errors(name):
@@ -118,22 +141,22 @@ class Staged:
         with reading.blocks(name, file) as (header, blocks):
             _warn(check_header(name, header))
             for block, problems in blocks:
-                self._problems += problems[: PROBLEMS_KEPT - len(self._problems)]
+                if problems:
+                    kept, count = self._fields.get(name, ([], 0))
+                    self._fields[name] = (kept + problems)[:PROBLEMS_KEPT], count + len(problems)
                 texts = {
-                    name: np.array([text[:LONGEST_TEXT] for text in column], object)
-                    for name, column in block.items()
-                    if name in _NAMES
+                    column: np.array([_storable(text) for text in values], object)
+                    for column, values in block.items()
+                    if column in _NAMES
                 }
                 columns = ", ".join(map(_quoted, texts))
                 self.insert(f"INSERT INTO text ({columns}) SELECT {columns} FROM block", texts)
-        if self._problems:
-            raise refuse(name, self._problems, len(self._problems))
 
     def sort(self) -> None:
         """Check every value, sort the rows by day. Raises ObservationError, for the first file that has a problem."""
         conditions = {column: self._values_of(column) for column in COLUMNS}
         wrong = {column: condition for column, condition in conditions.items() if condition}
-        if wrong:
+        if wrong or self._fields:
             raise self._refusal(wrong)
         selected, joins = ["text.rowid AS number"], []
         for i, column in enumerate(COLUMNS):
@@ -154,49 +177,54 @@ class Staged:
         name, table = _quoted(column.name), f"values{COLUMNS.index(column)}"
         parser = parser_of(column)
         kind = "DOUBLE" if column.kind in ("number", "yes_no") else "INTEGER"
-        self.database.execute(f"CREATE TABLE {table} (text VARCHAR, value {kind})")
+        self.database.execute(f"CREATE TABLE {table} (text VARCHAR, value {kind}, wrong BOOLEAN)")
         unusual = ""
         if column.kind == "number":
             missing = ", ".join(f"'{text}'" for text in sorted(MISSING))
             unusual = f" AND {_accepted(column)} IS NULL AND lower(trim({name})) NOT IN ({missing})"
         texts = self.database.cursor().execute(f"SELECT DISTINCT {name} FROM text WHERE {name} IS NOT NULL{unusual}")
-        wrong: list[str] = []
+        any_wrong = False
         while rows := texts.fetchmany(BLOCK_ROWS):
             found = [text for (text,) in rows]
             values = [parser[text] for text in found]
-            wrong += [
-                text
-                for text, value in zip(found, values, strict=True)
-                if text in parser.wrong or (column.kind == "station" and value == "")
-            ][: PROBLEMS_KEPT - len(wrong)]
-            block = {"text": np.array(found, object), "value": self._coded(column, values)}
-            self.insert(f"INSERT INTO {table} SELECT text, nullif(value, {NOT_A_DAY}) FROM block", block)
-        if column.kind == "number" and not wrong:
+            pairs = zip(found, values, strict=True)
+            wrong = np.array(
+                [text in parser.wrong or (column.kind == "station" and not value) for text, value in pairs]
+            )
+            any_wrong |= bool(wrong.any())
+            block = {"text": np.array(found, object), "value": self._coded(column, values), "wrong": wrong}
+            self.insert(f"INSERT INTO {table} SELECT text, nullif(value, {NOT_A_DAY}), wrong FROM block", block)
+        if column.kind == "number" and not any_wrong:
             # Python reads some numbers that duckdb does not, such as those in other scripts' digits.
             self.database.execute(f"UPDATE text SET {name} = value::VARCHAR FROM {table} WHERE {name} = {table}.text")
         absent = f"{name} IS NULL" if column.kind == "station" else "false"
-        if not wrong and not self._number(f"SELECT count(*) FROM text WHERE {absent}"):
+        if not any_wrong and not self._number(f"SELECT count(*) FROM text WHERE {absent}"):
             return None
-        return f"({absent} OR {name} IN ({', '.join(map(literal, wrong))}))" if wrong else absent
+        return f"({absent} OR {name} IN (SELECT text FROM {table} WHERE wrong))"
 
     def _coded(self, column: Column, values: list[Any]) -> NDArray[Any]:
         """Values as numbers: days since 1970-01-01, positions of stations in `stations` and of directions."""
         if column.kind == "date":
             return np.array(values, "datetime64[D]").astype(np.int64)
         if column.kind == "station":
-            first = len(self.stations)
-            self.stations += values
-            return np.arange(first, first + len(values), dtype=np.int32)
+            ids = {station: i for i, station in enumerate(self.stations)}
+            codes = [ids.setdefault(value, len(ids)) for value in values]
+            self.stations = list(ids)
+            return np.array(codes, np.int32)
         if column.kind == "direction":
             return np.array([_DIRECTION[value] for value in values], np.int32)
         return np.array(values, np.float64)
 
     def _refusal(self, wrong: dict[Column, str]) -> ObservationError:
-        first = self._number(f"SELECT min(rowid) FROM text WHERE {' OR '.join(wrong.values())}")
-        place = max(i for i, source in enumerate(self.sources) if source.first <= first)
+        first = self._number(f"SELECT min(rowid) FROM text WHERE {' OR '.join(wrong.values())}") if wrong else self.rows
+        bad = [i for i, source in enumerate(self.sources) if source.name in self._fields]
+        if wrong:
+            bad.append(max(i for i, source in enumerate(self.sources) if source.first <= first))
+        place = min(bad)
         start, name = self.sources[place].first, self.sources[place].name
         end = self.sources[place + 1].first if place + 1 < len(self.sources) else self.rows
-        problems, count = [], 0
+        fields, count = self._fields.get(name, ([], 0))
+        problems = list(fields)
         for column, condition in wrong.items():
             where = f"FROM text WHERE rowid >= {start} AND rowid < {end} AND {condition}"
             count += self._number(f"SELECT count(*) {where}")
@@ -204,7 +232,7 @@ class Staged:
                 f"SELECT rowid, {_quoted(column.name)} {where} ORDER BY rowid LIMIT {PROBLEMS_KEPT}"
             ).fetchall()
             problems += [Problem(row - start + 1, column.name, text or "", column.limit) for row, text in rows]
-        order = [column.name for column in COLUMNS]
+        order = ["fields", *(column.name for column in COLUMNS)]
         problems.sort(key=lambda problem: (problem.row, order.index(problem.column)))
         return refuse(name, problems[:PROBLEMS_KEPT], count)
 
@@ -228,15 +256,39 @@ class Staged:
         self.database.close()
 
     def _number(self, query: str) -> int:
-        (value,) = self.database.execute(query).fetchone() or (0,)
-        return int(value)
+        ((value,),) = self.database.execute(query).fetchall()
+        return int(value or 0)
+
+
+def _storable(text: str) -> str:
+    """A text as duckdb can hold it: half a character becomes one that is not printable either."""
+    return text if text.isascii() else re.sub("[\ud800-\udfff]", "\uffff", text)
+
+
+def _commas_of_plain(file: Any) -> int | None:
+    """How many commas are in UTF-8 text without quotes, zero bytes, odd ends of lines or long lines; else None."""
+    commas = 0
+    while chunk := file.read(1_000_000):
+        chunk += file.readline(LONGEST_LINE + 1)
+        if b'"' in chunk or b"\0" in chunk or chunk.count(b"\r") != chunk.count(b"\r\n"):
+            return None
+        if len(chunk) - chunk.rfind(b"\n") > LONGEST_LINE:
+            return None
+        try:
+            chunk.decode()
+        except UnicodeDecodeError:
+            return None
+        commas += chunk.count(b",")
+    return commas
 
 
 def _accepted(column: Column) -> str:
     """SQL for the number that a text is, NULL where it is none or beyond the column's limits."""
     number = f"TRY_CAST({_quoted(column.name)} AS DOUBLE)"
-    limits = f"{number} BETWEEN {column.low!r} AND {column.high!r} AND NOT contains({_quoted(column.name)}, '_')"
-    return f"CASE WHEN {limits} THEN {number} END"
+    limits = f"{number} BETWEEN {column.low!r} AND {column.high!r}"
+    # What duckdb takes for a number and Python does not, or not as the limits mean it: 1_000 and +-5.
+    odd = f"contains({_quoted(column.name)}, '_') OR contains({_quoted(column.name)}, '+-')"
+    return f"CASE WHEN {limits} AND NOT ({odd}) THEN {number} END"
 
 
 def literal(text: str) -> str:

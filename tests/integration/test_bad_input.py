@@ -94,11 +94,20 @@ def test_a_line_of_100_megabytes_is_refused_without_being_read_whole(
     assert_refused(answer, f"^prediction.py: {bad}: line 2 is longer than 65536 bytes")
 
 
-def test_a_missing_file_and_a_folder_are_refused(command: Command, tmp_path: Path, trained: Path) -> None:
+def test_a_missing_file_and_a_folder_of_other_things_are_refused(
+    command: Command, tmp_path: Path, trained: Path
+) -> None:
     nowhere = tmp_path / "nowhere.csv"
     answer = command("prediction.py", nowhere, "--model", trained)
     assert_refused(answer, f"^prediction.py: {nowhere}: cannot be read: No such file or directory")
-    assert_refused(command("prediction.py", tmp_path, "--model", trained), "cannot be read: Is a directory")
+    answer = command("prediction.py", tmp_path, "--model", trained)
+    assert_refused(answer, f"^prediction.py: {tmp_path}: there are no files")
+    (tmp_path / "notes.txt").write_text("Dear diary,\n")
+    answer = command("prediction.py", tmp_path, "--model", trained)
+    assert_refused(answer, f"^prediction.py: {tmp_path}/notes.txt: there is no column Location")
+    answer = command("train.py", "--data", tmp_path, "--out", tmp_path / "model", "--no-tracking")
+    assert answer.returncode == 2
+    assert answer.stderr.decode().endswith(f"train.py: {tmp_path}: cannot be read: Is a directory\n")
 
 
 def test_a_wrong_call_is_refused(command: Command, tmp_path: Path, trained: Path) -> None:
