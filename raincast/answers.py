@@ -139,17 +139,19 @@ def decoder(path: str, headers: Headers) -> Callable[[bytes], records.Decoded]:
 
 
 def prefers_csv(accept: bytes) -> bool:
-    """Whether an Accept header prefers CSV to JSON."""
+    """Whether an Accept header prefers CSV to JSON; of its parts the most exact one counts, as RFC 9110 (12.5.1) says."""
     if b"text/" not in accept.lower():
         return False
-    weight = {CSV: 0.0, JSON: 0.0}
+    weights: dict[str, float] = {}
     for part in accept.decode("latin-1").lower().split(","):
         media_type, _, parameters = part.partition(";")
         found = re.search(r"q\s*=\s*([01](?:\.\d{0,3})?)", parameters)
-        for name in weight:
-            if media_type.strip() in (name, name.split("/", maxsplit=1)[0] + "/*"):
-                weight[name] = max(weight[name], float(found[1]) if found else 1.0)
-    return weight[CSV] > weight[JSON]
+        weights[media_type.strip()] = float(found[1]) if found else 1.0
+    csv, json = (
+        next((weights[name] for name in (exact, exact.split("/")[0] + "/*", "*/*") if name in weights), 0.0)
+        for exact in (CSV, JSON)
+    )
+    return csv > json
 
 
 def _header(text: str) -> bytes:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
+import resource
 import signal
 import socket
 import time
@@ -28,6 +30,9 @@ KEEP_ALIVE_SECONDS = 75
 HEADER_BYTES = 65_536
 QUICK_BYTES = 16_384
 BACKLOG = 2048
+# Files that are not connections: logs, libraries, the listening socket.
+OTHER_FILES = 64
+_UPGRADE = re.compile(rb"\r\nupgrade:[^\r\n]*", re.IGNORECASE)
 _QUICK_PATHS = {path.encode(): path for path in (FORECAST, INVOCATIONS)}
 # Who sends one of these asks for something that the short way does not do.
 _UNUSUAL = frozenset((b"expect", b"transfer-encoding", b"upgrade"))
@@ -67,7 +72,8 @@ class Connection(HttpToolsProtocol):
         self.head_since: float | None = None
         self.request_since: float | None = None
         self.idle_since: float | None = None
-        self.head_bytes = 0
+        # Whether some of a head has come, and how much of it, in bytes, before the last piece.
+        self.begun, self.head_bytes = False, 0
         # Path, headers, body and beginning of a request that goes the short way.
         self.quick: tuple[str, Headers, list[bytes], float] | None = None
         self.closing = False
@@ -89,19 +95,32 @@ class Connection(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         if self.transport.is_closing():
             return
-        self.idle_since = None
+        if b"pgrade:" in data and self.request_since is None:
+            data = _without_upgrade(data)
+        self.idle_since, since = None, self.head_since
         super().data_received(data)
-        if self.head_since is not None:
+        if self.head_since is not None and self.head_since is since:
             self.head_bytes += len(data)
             if self.head_bytes > HEADER_BYTES:
-                self.refuse(Problem(431, "headers", f"the headers are larger than {HEADER_BYTES} bytes"))
+                self._refuse_head()
+        elif self.head_since is None and self.request_since is None:
+            self.idle_since = self.loop.time()
+
+    def _refuse_head(self) -> None:
+        self.refuse(Problem(431, "headers", f"the headers are larger than {HEADER_BYTES} bytes"))
 
     def on_message_begin(self) -> None:
-        self.head_since = self.loop.time()
+        self.head_since, self.begun, self.head_bytes = self.loop.time(), True, 0
         self.url, self.headers = b"", []
 
     def on_headers_complete(self) -> None:
-        self.request_since, self.head_since, self.head_bytes = self.head_since, None, 0
+        self.request_since, self.head_since, self.begun = self.head_since, None, False
+        if self.transport.is_closing():
+            return
+        # Each line has a colon, a space and its end besides.
+        if len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers) > HEADER_BYTES:
+            self._refuse_head()
+            return
         path = _QUICK_PATHS.get(self.url)
         if path and self._goes_quick(headers := dict(self.headers)):
             self.quick = path, headers, [], time.perf_counter()
@@ -132,12 +151,13 @@ class Connection(HttpToolsProtocol):
     def on_body(self, body: bytes) -> None:
         if self.quick:
             self.quick[2].append(body)
-        else:
+        elif not self.transport.is_closing():
             super().on_body(body)
 
     def on_message_complete(self) -> None:
         if not self.quick:
-            super().on_message_complete()
+            if not self.transport.is_closing():
+                super().on_message_complete()
             return
         path, headers, parts, start = self.quick
         self.quick = self.request_since = None
@@ -158,10 +178,11 @@ class Connection(HttpToolsProtocol):
         self.transport.write(b"".join((STATUS_LINE[answer.status], default, head, more, b"\r\n", body)))
         if last:
             self.transport.close()
-        self.idle_since = self.loop.time()
 
     def on_response_complete(self) -> None:
-        self.request_since = None
+        # Another request may have begun behind this one.
+        if self.quick is None and self.cycle.response_complete:
+            self.request_since = None
         super().on_response_complete()
 
     def send_400_response(self, msg: str) -> None:
@@ -191,7 +212,7 @@ class Connection(HttpToolsProtocol):
     def shutdown(self) -> None:
         """Close now, or after the request that has begun to arrive."""
         self.closing = True
-        if self.quick is None and not self.head_bytes:
+        if self.quick is None and not self.begun:
             super().shutdown()
 
 
@@ -229,14 +250,22 @@ class Server(uvicorn.Server):
 
     async def on_tick(self, counter: int) -> bool:
         """Ten times a second: look after slow connections and the end of the drain."""
+        self._sweep()
+        if self.stop_at is not None and time.monotonic() >= self.stop_at:
+            self.should_exit = True
+        return await super().on_tick(counter)
+
+    def _sweep(self) -> None:
         now = asyncio.get_running_loop().time()
         if now - self.swept_at > 1:
             self.swept_at = now
             for connection in list(self.server_state.connections):
                 cast(Connection, connection).sweep(now)
-        if self.stop_at is not None and time.monotonic() >= self.stop_at:
-            self.should_exit = True
-        return await super().on_tick(counter)
+
+    async def _sweep_on(self) -> None:
+        while True:
+            self._sweep()
+            await asyncio.sleep(0.1)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Take the connections that the kernel has accepted for us, then let none in, then finish what there is."""
@@ -259,7 +288,9 @@ class Server(uvicorn.Server):
             await loop.connect_accepted_socket(connection, accepted)
         # A request that is on its way on an idle connection still arrives.
         await asyncio.sleep(0.2)
+        sweeping = asyncio.create_task(self._sweep_on())
         await super().shutdown()
+        sweeping.cancel()
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -271,7 +302,7 @@ def listen(host: str, port: int) -> socket.socket:
         listener.bind((host, port))
         listener.listen(BACKLOG)
         listener.setblocking(False)
-    except (OSError, OverflowError) as error:
+    except (OSError, OverflowError, TypeError, UnicodeError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise OSError(f"cannot listen on {host}:{port}: {reason}") from error
     return listener
@@ -289,8 +320,25 @@ def run(service: Any, listener: socket.socket, drain_seconds: float) -> None:
         log_config=None,
         log_level="error",
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
-        timeout_graceful_shutdown=int(REQUEST_SECONDS),
+        timeout_graceful_shutdown=int(REQUEST_SECONDS) + 5,
         server_header=False,
         backlog=BACKLOG,
     )
+    Connection.limit = min(Connection.limit, _files() - OTHER_FILES)
     Server(config, listener, drain_seconds).run(sockets=[listener])
+
+
+def _files() -> int:
+    """How many files, and so connections, this process may have open: as many as it may allow itself."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = Connection.limit + OTHER_FILES
+    if soft < wanted:
+        soft = min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    return soft
+
+
+def _without_upgrade(data: bytes) -> bytes:
+    """The beginning of a request without its offer of another protocol: the parser would wait for that, not for the body."""
+    head, end, rest = data.partition(b"\r\n\r\n")
+    return _UPGRADE.sub(b"", head) + end + rest

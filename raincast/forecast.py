@@ -44,7 +44,9 @@ def forecast_table(
 
 def check_parity(model: Model) -> None:
     """ModelError where a loaded model does not forecast, on this machine, what scikit-learn did at its training."""
-    parity = model.description["parity"]
+    parity = model.description.get("parity")
+    if parity is None:
+        raise ModelError("the model has no parity rows to try it with; train again with this version of Raincast")
     table = parse_blocks("the parity rows", record_blocks("the parity rows", parity["observations"])[1])
     rows = [{name: values[i].item() for name, values in table.items()} for i in range(rows_of(table))]
     fcst = {

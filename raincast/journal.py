@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import stat
 import threading
 from collections.abc import Callable, Iterator
 
@@ -59,15 +60,23 @@ class Journal:
         self._size = 0
         if not lines:
             return
-        content, count = b"\n" * self._torn + b"".join(lines), len(lines)
+        content, count = b"".join(lines), len(lines)
         try:
             with self._descriptor() as descriptor:
+                if self._torn and not _is_new(descriptor):
+                    content = b"\n" + content
                 while content:
                     written = os.write(descriptor, content)
                     self._torn = content[written - 1 : written] != b"\n"
                     content = content[written:]
         except OSError:
             self.lost += max(1, min(count, content.count(b"\n")))
+
+
+def _is_new(descriptor: int) -> bool:
+    """Whether this is an empty file, which another one made room for."""
+    status = os.fstat(descriptor)
+    return stat.S_ISREG(status.st_mode) and status.st_size == 0
 
 
 def to_file(path: str) -> Callable[[], contextlib.AbstractContextManager[int]]:

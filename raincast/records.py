@@ -101,7 +101,7 @@ def of_records(records: list[dict[str, Any]]) -> Decoded:
     """The same for JSON objects that are decoded already."""
     try:
         observations = msgspec.convert(records, list[_Observation])  # type: ignore[valid-type]
-    except msgspec.ValidationError:
+    except ValueError:
         observations = []
     if _all_regular(observations):
         return _of_regular(observations)

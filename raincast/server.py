@@ -67,6 +67,8 @@ class Service:
         self._id_prefix, self._ids = os.urandom(6).hex(), itertools.count()
         self._second, self._second_text = 0, ""
         self._line_end = f',"model":"{model.version}"}}\n'
+        if sys.stdout is None:
+            raise OSError("standard output is closed, which the request log goes to")
         self._log = Journal(to_descriptor(sys.stdout.fileno()))
         self._forecast_log = Journal(to_file(forecast_log)) if forecast_log else None
         description = model.description

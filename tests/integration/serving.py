@@ -1,0 +1,253 @@
+"""The service as a process of its own, and a client that sees every byte of its answers."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, TypeVar, cast
+
+from prometheus_client.parser import text_string_to_metric_families
+
+from tests.conftest import ROOT
+
+T = TypeVar("T")
+JSON, CSV = "application/json", "text/csv"
+PATIENCE = 60.0
+ROW = {"Location": "Sydney", "Humidity3pm": 71, "Pressure3pm": 1013.8, "Rainfall": 2.6}
+# `prediction.py` with constants of the service changed, so that a test need not wait for 10 s to pass.
+WITH_SETUP = """
+import resource, runpy, sys
+sys.path.insert(0, {root!r})
+from raincast import connections
+{setup}
+sys.argv[0] = "prediction.py"
+runpy.run_path({script!r}, run_name="__main__")
+"""
+
+
+@dataclass(frozen=True)
+class Reply:
+    """A response; its headers by their names in lower case, the values of a repeated one joined."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+    def json(self) -> Any:
+        """The body, decoded."""
+        return json.loads(self.body)
+
+    def probabilities(self) -> list[float]:
+        """The forecasts of POST /forecast."""
+        assert self.status == 200, self.body[:1000]
+        return [line["probability_of_rain"] for line in self.json()["forecasts"]]
+
+
+class Client:
+    """One connection."""
+
+    def __init__(self, port: int) -> None:
+        self.socket = socket.create_connection(("127.0.0.1", port), PATIENCE)
+        self.file = cast(BinaryIO, self.socket.makefile("rb"))
+
+    def close(self) -> None:
+        """End the connection."""
+        self.file.close()
+        self.socket.close()
+
+    def send(self, data: bytes) -> None:
+        """Send bytes as they are."""
+        self.socket.sendall(data)
+
+    def reply(self, method: str = "GET") -> Reply:
+        """The next response. Raises ConnectionError where the connection ends before it is whole."""
+        status = self._line().split(b" ", 2)
+        if len(status) < 2 or not status[0].startswith(b"HTTP/1."):
+            raise ConnectionError(f"no status line: {status}")
+        headers: dict[str, str] = {}
+        while line := self._line():
+            name, separator, value = line.decode("latin-1").partition(":")
+            assert separator and name == name.strip(), f"no header: {line!r}"
+            key = name.lower()
+            headers[key] = f"{headers[key]}, {value.strip()}" if key in headers else value.strip()
+        if status[1] == b"100":
+            return Reply(100, headers, b"")
+        assert "content-length" in headers, headers
+        length = 0 if method == "HEAD" else int(headers["content-length"])
+        body = self.file.read(length)
+        if len(body) < length:
+            raise ConnectionError(f"{len(body)} of {length} bytes")
+        return Reply(int(status[1]), headers, body)
+
+    def _line(self) -> bytes:
+        line = self.file.readline()
+        if not line.endswith(b"\r\n"):
+            raise ConnectionError(f"the connection ended in {line!r}")
+        return line[:-2]
+
+    def ask(self, method: str, path: str, body: bytes = b"", **headers: str) -> Reply:
+        """Send a request and read its response."""
+        self.send(request(method, path, body, **headers))
+        return self.reply(method)
+
+    def is_closed(self) -> bool:
+        """Whether the service ends the connection without another byte; waits for it."""
+        try:
+            return self.file.read(1) == b""
+        except ConnectionResetError:
+            return True
+
+
+@dataclass(frozen=True)
+class Server:
+    """A running service."""
+
+    process: subprocess.Popen[bytes]
+    port: int
+    folder: Path
+
+    def client(self) -> closing[Client]:
+        """A connection, closed at the end of a `with`."""
+        return closing(Client(self.port))
+
+    def ask(self, method: str, path: str, body: bytes = b"", **headers: str) -> Reply:
+        """A request on a connection of its own."""
+        with self.client() as client:
+            return client.ask(method, path, body, **headers)
+
+    def forecast(self, rows: Any, **headers: str) -> Reply:
+        """POST /forecast of observations as JSON."""
+        return self.ask("POST", "/forecast", body_of(rows), **headers)
+
+    def raw(self, data: bytes) -> Reply:
+        """The first response to bytes as they are, which the service need not have read to their end."""
+        with self.client() as client:
+            try:
+                client.send(data)
+            except (BrokenPipeError, ConnectionResetError):
+                pass
+            return client.reply()
+
+    def metrics(self) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
+        """/metrics, by name and labels."""
+        text = self.ask("GET", "/metrics").body.decode()
+        return {
+            (sample.name, frozenset(sample.labels.items())): sample.value
+            for family in text_string_to_metric_families(text)
+            for sample in family.samples
+        }
+
+    def metric(self, name: str, /, **labels: str) -> float:
+        """One of them; 0.0 where it is not there yet."""
+        return self.metrics().get((name, frozenset(labels.items())), 0.0)
+
+    def stderr(self) -> str:
+        """What stands on standard error so far."""
+        return (self.folder / "stderr").read_text()
+
+    def log(self) -> list[dict[str, Any]]:
+        """The lines of the request log so far."""
+        text = (self.folder / "stdout").read_text()
+        assert text.endswith("\n") or not text
+        return [json.loads(line) for line in text.splitlines()]
+
+    def logged(self, request_id: str) -> dict[str, Any]:
+        """The line of a request, waiting for it to be written."""
+        return eventually(lambda: next((line for line in self.log() if line["request_id"] == request_id), None))
+
+    def stop(self, sign: signal.Signals = signal.SIGTERM) -> int:
+        """Send a signal, wait for the end and return the exit code."""
+        self.process.send_signal(sign)
+        return self.process.wait(PATIENCE)
+
+
+def request(method: str, path: str, body: bytes = b"", **headers: str) -> bytes:
+    """A request as bytes. Underscores in the names of `headers` stand for hyphens; JSON unless they say otherwise."""
+    lines = {"host": "test"}
+    if body or method == "POST":
+        lines |= {"content-type": JSON, "content-length": str(len(body))}
+    lines |= {name.replace("_", "-").lower(): value for name, value in headers.items()}
+    head = f"{method} {path} HTTP/1.1\r\n" + "".join(f"{name}: {value}\r\n" for name, value in lines.items())
+    return head.encode("latin-1") + b"\r\n" + body
+
+
+def body_of(rows: Any) -> bytes:
+    """Observations as the body of POST /forecast."""
+    return json.dumps({"observations": rows}).encode()
+
+
+def many(rows: int) -> list[dict[str, Any]]:
+    """That many different observations without dates."""
+    return [ROW | {"Humidity3pm": i % 101, "Rainfall": i % 40 / 2} for i in range(rows)]
+
+
+def eventually(found: Callable[[], T | None]) -> T:
+    """What `found` returns once it returns something true."""
+    end = time.monotonic() + PATIENCE
+    while not (result := found()):
+        assert time.monotonic() < end, "it did not happen"
+        time.sleep(0.01)
+    return result
+
+
+def environment(**env: str) -> dict[str, str]:
+    """The environment without RAINCAST_* and MLFLOW_* settings, and with `env`."""
+    return {name: value for name, value in os.environ.items() if not name.startswith(("RAINCAST_", "MLFLOW_"))} | env
+
+
+@contextmanager
+def spawned(
+    folder: Path, *flags: Any, setup: str = "", env: dict[str, str] | None = None, stdout: Any = None
+) -> Iterator[subprocess.Popen[bytes]]:
+    """`prediction.py serve` as a process; in `folder` its `stdout` and `stderr`. Killed at the end, if it still runs."""
+    script = str(ROOT / "prediction.py")
+    call = ["-c", WITH_SETUP.format(root=str(ROOT), script=script, setup=setup)] if setup else [script]
+    folder.mkdir(parents=True, exist_ok=True)
+    with (
+        (folder / "stdout").open("wb") as out,
+        (folder / "stderr").open("wb") as error,
+        subprocess.Popen(
+            [sys.executable, *call, "serve", *map(str, flags)],
+            stdout=stdout or out,
+            stderr=error,
+            cwd=folder,
+            env=environment(**(env or {})),
+        ) as process,
+    ):
+        try:
+            yield process
+        finally:
+            if process.poll() is None:
+                process.kill()
+
+
+@contextmanager
+def started(folder: Path, *flags: Any, **settings: Any) -> Iterator[Server]:
+    """A service on a free port of the loopback interface that is ready, without a drain unless `flags` say so."""
+    with spawned(folder, "--port", 0, "--drain-seconds", 0, *flags, **settings) as process:
+
+        def port() -> int | None:
+            text = (folder / "stderr").read_text()
+            assert process.poll() is None, text
+            return int(text.split("\n", 1)[0].rsplit(":", 1)[1]) if "\n" in text else None
+
+        server = Server(process, eventually(port), folder)
+        eventually(lambda: server.ask("GET", "/readyz").status == 200)
+        yield server
+
+
+def refused(folder: Path, *flags: Any, env: dict[str, str] | None = None) -> tuple[int, list[str]]:
+    """Exit code and lines on stderr of a service that does not start."""
+    with spawned(folder, *flags, env=env) as process:
+        code = process.wait(PATIENCE)
+    assert (folder / "stdout").read_bytes() == b""
+    return code, (folder / "stderr").read_text().splitlines()
