@@ -48,6 +48,12 @@ benchmark: model/model.json  ## a forecast from start to end, beside importing s
 benchmark-training: $(INSTALLED)  ## train on the full record and hold it against its bars; DATA=PATH
 	$(BIN)/python benchmarks/full_record.py $(DATA)
 
+benchmark-serving: $(INSTALLED)  ## beside MLflow, FastAPI and a no-op; BENCHMARK="--model DIR --mlflow-model URI --data PATH"
+	$(BIN)/python benchmarks/serving.py $(BENCHMARK)
+
+benchmark-files: $(INSTALLED)  ## beside pandas and scikit-learn; BENCHMARK="--model DIR --data PATH"
+	$(BIN)/python benchmarks/files.py $(BENCHMARK)
+
 lock: $(INSTALLED)  ## pin every dependency anew, with hashes
 	$(BIN)/uv pip compile -q --python-version 3.11 --generate-hashes --custom-compile-command 'make lock' --upgrade \
 	  --extra dev pyproject.toml -o requirements.txt
