@@ -175,7 +175,7 @@ class Run:
 
     @property
     def per_core_second(self) -> float:
-        """Requests in a second of computing: what the rate would be if neither wrk nor others had held the server up."""
+        """Requests in a second of computing: the rate, had neither wrk nor others held the server up."""
         return self.rate / max(self.busy, 1 / TICKS)
 
 

@@ -139,7 +139,7 @@ def decoder(path: str, headers: Headers) -> Callable[[bytes], records.Decoded]:
 
 
 def prefers_csv(accept: bytes) -> bool:
-    """Whether an Accept header prefers CSV to JSON; of its parts the most exact one counts, as RFC 9110 (12.5.1) says."""
+    """Whether an Accept header prefers CSV to JSON; of its parts the most exact one counts (RFC 9110, 12.5.1)."""
     if b"text/" not in accept.lower():
         return False
     weights: dict[str, float] = {}
@@ -148,7 +148,7 @@ def prefers_csv(accept: bytes) -> bool:
         found = re.search(r"q\s*=\s*([01](?:\.\d{0,3})?)", parameters)
         weights[media_type.strip()] = float(found[1]) if found else 1.0
     csv, json = (
-        next((weights[name] for name in (exact, exact.split("/")[0] + "/*", "*/*") if name in weights), 0.0)
+        next((weights[name] for name in (exact, exact.split("/", maxsplit=1)[0] + "/*", "*/*") if name in weights), 0.0)
         for exact in (CSV, JSON)
     )
     return csv > json

@@ -339,6 +339,6 @@ def _files() -> int:
 
 
 def _without_upgrade(data: bytes) -> bytes:
-    """The beginning of a request without its offer of another protocol: the parser would wait for that, not for the body."""
+    """The beginning of a request without its offer of another protocol, after which the parser reads no body."""
     head, end, rest = data.partition(b"\r\n\r\n")
     return _UPGRADE.sub(b"", head) + end + rest

@@ -77,9 +77,10 @@ TARGET = Column("RainTomorrow", "yes_no", "more than 1 mm of rain in the 24 h fr
 EXAMPLE: tuple[dict[str, Any], ...] = (
     {
         "Date": "2017-06-01", "Location": "Sydney", "MinTemp": 9.4, "MaxTemp": 17.2, "Rainfall": 2.6,
-        "Evaporation": 2.2, "Sunshine": 3.1, "WindGustDir": "SSE", "WindGustSpeed": 46, "WindDir9am": "W", "WindDir3pm": "SE",
-        "WindSpeed9am": 13, "WindSpeed3pm": 24, "Humidity9am": 82, "Humidity3pm": 71, "Pressure9am": 1016.4,
-        "Pressure3pm": 1013.8, "Cloud9am": 6, "Cloud3pm": 7, "Temp9am": 11.3, "Temp3pm": 15.8, "RainToday": "Yes",
+        "Evaporation": 2.2, "Sunshine": 3.1, "WindGustDir": "SSE", "WindGustSpeed": 46, "WindDir9am": "W",
+        "WindDir3pm": "SE", "WindSpeed9am": 13, "WindSpeed3pm": 24, "Humidity9am": 82, "Humidity3pm": 71,
+        "Pressure9am": 1016.4, "Pressure3pm": 1013.8, "Cloud9am": 6, "Cloud3pm": 7, "Temp9am": 11.3, "Temp3pm": 15.8,
+        "RainToday": "Yes",
     },
     {
         "Date": "2017-06-01", "Location": "Wollongong", "MinTemp": 10.1, "MaxTemp": 16.3, "Rainfall": 5.8,

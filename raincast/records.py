@@ -1,14 +1,15 @@
 """A JSON body of observations, decoded in microseconds where it is regular, else read like any other JSON.
 
-The types below are those of `observations.COLUMNS`, with their limits. A body that does not fit them, be it wrong or only
-unusual (numbers as text, unknown columns, lower-case directions), goes through the one parser of `observations`, which
-accepts it or names everything that is wrong with it. So speed changes no answer.
+The types below are those of `observations.COLUMNS`, with their limits. A body that does not fit them, be it wrong or
+only unusual (numbers as text, unknown columns, lower-case directions), goes through the one parser of `observations`,
+which accepts it or names everything that is wrong with it. So speed changes no answer.
 """
 
 from __future__ import annotations
 
 import datetime
 import io
+import math
 from typing import Annotated, Any, Literal, cast
 
 import msgspec
@@ -68,6 +69,7 @@ _DECODER = msgspec.json.Decoder(_Body)
 _NAMES = tuple(column.name for column in COLUMNS)
 _MISSING = tuple(_missing(column) for column in COLUMNS)
 _MEASURED = slice(2, len(COLUMNS))
+_ABSENT = np.nan
 
 
 class TooMany(ObservationError):
@@ -77,8 +79,8 @@ class TooMany(ObservationError):
 def decode(body: bytes) -> Decoded:
     """The observations of a JSON body, and warnings.
 
-    A Row, as `features.build_row` takes it, where there is one and it is regular, else a table. Raises ObservationError:
-    FormatError where the body is no JSON, TooMany above MAX_ROWS.
+    A Row, as `features.build_row` takes it, where there is one and it is regular, else a table. Raises
+    ObservationError; FormatError where the body is no JSON, TooMany above MAX_ROWS.
     """
     try:
         observations = cast(Any, _DECODER.decode(body)).observations
@@ -158,8 +160,9 @@ def _all_regular(observations: list[Any]) -> bool:
 
 
 def _measured(observation: Any) -> bool:
+    # What is absent has the default, NaN or "": an explicit null is left to the parser of text.
     values = msgspec.structs.astuple(observation)[_MEASURED]
-    return any(value is not None and value is not np.nan and value != "" for value in values)
+    return any(value is not None and value is not _ABSENT and value != "" for value in values)
 
 
 def _regular(observation: Any) -> bool:
@@ -203,10 +206,14 @@ def rows_of_table(table: Table) -> list[Row]:
     return [dict(zip(table, values, strict=True)) for values in zip(*(v.tolist() for v in table.values()), strict=True)]
 
 
+def _is_nan(value: Any) -> bool:
+    return isinstance(value, float) and math.isnan(value)
+
+
 def as_json(row: Row) -> dict[str, Any]:
     """An observation as a request would send it, without what is missing."""
     words = {1.0: "Yes", 0.0: "No"}
-    found = {name: value for name, value in row.items() if value is not None and value != "" and value == value}
+    found = {name: value for name, value in row.items() if value not in (None, "") and not _is_nan(value)}
     return found | {
         column.name: words[found[column.name]] for column in COLUMNS if column.kind == "yes_no" and column.name in found
     }

@@ -208,7 +208,7 @@ def environment(**env: str) -> dict[str, str]:
 def spawned(
     folder: Path, *flags: Any, setup: str = "", env: dict[str, str] | None = None, stdout: Any = None
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """`prediction.py serve` as a process; in `folder` its `stdout` and `stderr`. Killed at the end, if it still runs."""
+    """`prediction.py serve` as a process; in `folder` its `stdout` and `stderr`. Killed at the end, if it runs."""
     script = str(ROOT / "prediction.py")
     call = ["-c", WITH_SETUP.format(root=str(ROOT), script=script, setup=setup)] if setup else [script]
     folder.mkdir(parents=True, exist_ok=True)

@@ -113,7 +113,7 @@ def mlflow_server(directory: str, folder: Path) -> Iterator[int]:
         ) as process,
     ):
 
-        def answers() -> bool:
+        def is_up() -> bool:
             assert process.poll() is None, (folder / "mlflow.log").read_text()
             try:
                 with closing(Client(port)) as client:
@@ -122,7 +122,7 @@ def mlflow_server(directory: str, folder: Path) -> Iterator[int]:
                 return False
 
         try:
-            eventually(answers)
+            eventually(is_up)
             yield port
         finally:
             # It and its worker.
@@ -368,7 +368,7 @@ def test_every_setting_comes_from_the_environment(trained: Path, tmp_path: Path)
     log = tmp_path / "forecasts.jsonl"
     env = {"HOST": "127.0.0.1", "PORT": "0", "DRAIN_SECONDS": "0", "FORECAST_LOG": str(log), "MODEL": str(trained)}
     with spawned(tmp_path / "run", env={f"RAINCAST_{name}": value for name, value in env.items()}) as process:
-        text = eventually(lambda: (tmp_path / "run" / "stderr").read_text())
+        text = eventually((tmp_path / "run" / "stderr").read_text)
         server = Server(process, int(text.strip().rsplit(":", 1)[1]), tmp_path / "run")
         assert text == f"serving raincast {model.describe(trained)['version']} on http://127.0.0.1:{server.port}\n"
         assert server.forecast([ROW]).status == 200
@@ -404,11 +404,13 @@ def test_each_forecast_is_logged_with_its_observation_as_sent(trained: Path, tmp
         list(line) == ["time", "request_id", "model", "probability_of_rain", "rain_tomorrow", "observation"]
         for line in lines
     )
-    assert [line.pop("request_id") for line in lines] == [name for name in sent for _ in sent[name]] + ["protocol"]
+    assert [line.pop("request_id") for line in lines] == [name for name, rows in sent.items() for _ in rows] + [
+        "protocol"
+    ]
     assert {line["model"] for line in lines} == {version}
     assert all(line["time"].endswith("Z") and "T" in line["time"] for line in lines)
     assert lines.pop()["observation"] == ROW
-    rows = [row for name in sent for row in sent[name]]
+    rows = [row for observations in sent.values() for row in observations]
     forecasts = [line for name in sent for line in replies[name].json()["forecasts"]]
     for line, row, answered in zip(lines, rows, forecasts, strict=True):
         assert line["observation"] == {name: value for name, value in row.items() if value is not None}
