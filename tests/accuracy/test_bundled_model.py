@@ -86,4 +86,5 @@ def test_each_of_many_rows_alone_is_forecast_as_in_the_batch(trained: Path) -> N
     table = reading.read(ROOT / "data" / "observations.csv.gz")
     matrix = features.build({name: values[:2000] for name, values in table.items()})
     alone = [loaded.probability_of_rain(matrix[row : row + 1])[0] for row in range(2000)]
-    np.testing.assert_array_equal(alone, loaded.probability_of_rain(matrix))
+    # onnxruntime adds the trees of one row in another order than a batch's, which may turn the last digit.
+    np.testing.assert_allclose(alone, loaded.probability_of_rain(matrix), rtol=0, atol=1e-12)
