@@ -228,7 +228,7 @@ def test_ping_says_that_it_is_there(both: Callable[..., tuple[Reply, Reply]]) ->
 # Models
 
 
-def answers(server: Server) -> tuple[Any, ...]:
+def said(server: Server) -> tuple[Any, ...]:
     """What the service says of itself and forecasts, in all its ways."""
     protocol = json.dumps({"instances": list(EXAMPLE)}).encode()
     return (
@@ -244,14 +244,14 @@ def test_a_running_service_keeps_its_model_and_a_new_one_takes_the_new(
 ) -> None:
     served = Path(shutil.copytree(trained, tmp_path / "model"))
     with started(tmp_path / "old", "--model", served) as old:
-        before = answers(old)
+        before = said(old)
         assert before[0]["model"] == before[1]["model"]["version"] == model.describe(trained)["version"]
         served.rename(tmp_path / "earlier")
         shutil.copytree(small[0], tmp_path / "new")
         (tmp_path / "new").rename(served)
-        assert answers(old) == before
+        assert said(old) == before
         with started(tmp_path / "start", "--model", served) as new:
-            after = answers(new)
+            after = said(new)
         assert after[0]["model"] == model.describe(small[0])["version"] != before[0]["model"]
         expected = forecast.forecast(model.load(small[0]), reading.read(io.BytesIO(body_of(many(300))), name="rows"))
         np.testing.assert_allclose(
@@ -259,7 +259,7 @@ def test_a_running_service_keeps_its_model_and_a_new_one_takes_the_new(
         )
         shutil.rmtree(served)
         shutil.rmtree(tmp_path / "earlier")
-        assert answers(old) == before
+        assert said(old) == before
         assert old.stop() == 0
 
 
