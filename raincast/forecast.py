@@ -136,7 +136,11 @@ def whole(path: Path) -> Iterator[IO[bytes]]:
 
 @contextmanager
 def _replacing(path: Path) -> Iterator[IO[bytes]]:
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    except PermissionError as error:
+        # In a container, whose user owns nothing outside, who it is says what to do.
+        raise PermissionError(error.errno, f"{error.strerror} for user {os.getuid()}", str(path)) from error
     try:
         with os.fdopen(handle, "wb") as file:
             yield file

@@ -103,6 +103,9 @@ def load(directory: Path = DIRECTORY) -> Model:
     if absent:
         raise ModelError(f"{directory}: has no {', '.join(sorted(absent))}; train again with this version of Raincast")
     for name, expected in description["files"].items():
+        if name == PIPELINE and not (directory / name).exists():
+            # An image holds only what serves.
+            continue
         content[name] = _content(directory / name)
         if sha256(content[name]) != expected:
             raise ModelError(f"{directory / name}: SHA-256 differs from the one in {DESCRIPTION}: the file was changed")

@@ -84,6 +84,16 @@ def as_markdown(rows: list[list[str]]) -> str:
     return "\n".join([lines[0], "|---|" + "---:|" * (len(rows[0]) - 1), *lines[1:]])
 
 
+def as_metrics(verification: dict[str, Any]) -> str:
+    """The scores in the text format of Prometheus, which GitLab compares from pipeline to pipeline."""
+    return "".join(
+        f'{name}{{forecast="{forecast}"}} {values[name]:.6f}\n'
+        for forecast, values in (verification["forms"] | verification["baselines"]).items()
+        for name in SCORES
+        if values[name] is not None
+    )
+
+
 def permutation_importance(
     probability: Callable[[Array], Array], table: Table, obs: Array, rows: NDArray[np.bool_], seed: int = 0
 ) -> dict[str, float]:
@@ -112,7 +122,7 @@ def write(
     fcsts: dict[str, Array],
     obs: Array,
 ) -> None:
-    """Write model-card.md, model-card.html (one file, plots inside), scores.txt and the plots into a folder."""
+    """Write into a folder: the plots, model-card.md, model-card.html (one file, plots inside), scores.txt, metrics.txt."""
     verification = description["verification"]
     plots = {"reliability": _reliability(verification), "roc": _roc(fcsts, obs), "stations": _stations(verification)}
     if verification["months"]:
@@ -121,6 +131,7 @@ def write(
     for name, figure in plots.items():
         figure.savefig(folder / f"{name}.svg", metadata={"Date": None})
     (folder / "scores.txt").write_text(as_text(score_table(verification)) + "\n", encoding="utf-8")
+    (folder / "metrics.txt").write_text(as_metrics(verification), encoding="utf-8")
     card = _card(description, list(plots))
     (folder / "model-card.md").write_text(card, encoding="utf-8")
     (folder / "model-card.html").write_text(_html(card, folder), encoding="utf-8")

@@ -32,6 +32,7 @@ LAYERS = {
     "problems": {"observations"},
     "answers": {"features", "forecast", "model", "observations", "problems", "records", "scoring", "stations"},
     "connections": {"answers", "problems"},
+    "health": set(),
     "journal": set(),
     "metrics": {"observations"},
     "openapi": {"observations"},
