@@ -5,18 +5,50 @@ from __future__ import annotations
 import csv
 import gzip
 import os
+import shutil
 import subprocess
 import sys
+import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from ci import pipeline
 from raincast import model
 
 ROOT = Path(__file__).resolve().parent.parent
+REGISTRY = "127.0.0.1:5000"
 Command = Callable[..., "subprocess.CompletedProcess[bytes]"]
+
+
+def lacking(what: str) -> None:
+    """End a test whose machine lacks something: visibly skipped for a user, failed in CI."""
+    if os.environ.get("CI"):
+        pytest.fail(f"this machine has no {what}")
+    pytest.skip(f"this machine has no {what}")
+
+
+@pytest.fixture(scope="session")
+def engine() -> None:
+    """Docker's engine, a registry on this machine, and the programs that build and copy images."""
+    missing = [name for name in ("docker", "buildah", "skopeo") if shutil.which(name) is None]
+    if missing:
+        lacking(" ".join(missing))
+    if subprocess.run(["docker", "info"], capture_output=True, check=False).returncode:
+        lacking("Docker engine that runs")
+    try:
+        with urllib.request.urlopen(f"http://{REGISTRY}/v2/", timeout=10):
+            pass
+    except OSError:
+        lacking(f"registry on {REGISTRY}")
+
+
+@pytest.fixture(scope="session")
+def base_image(engine: None) -> str:  # pylint: disable=unused-argument,redefined-outer-name
+    """The image's base, as builds on this machine find it."""
+    return pipeline.base_image()
 
 
 @pytest.fixture(scope="session")

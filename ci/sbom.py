@@ -1,0 +1,125 @@
+"""What an image holds and how it came to be: a CycloneDX bill of materials, and SLSA provenance."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from email.parser import BytesParser
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from cyclonedx.model import HashAlgorithm, HashType, Property
+from cyclonedx.model.bom import Bom
+from cyclonedx.model.component import Component, ComponentType
+from cyclonedx.model.license import DisjunctiveLicense
+from cyclonedx.output.json import JsonV1Dot6
+from packageurl import PackageURL
+
+from ci import registry
+
+CYCLONEDX = "application/vnd.cyclonedx+json"
+IN_TOTO = "application/vnd.in-toto+json"
+DEBIAN_STATUS = PurePosixPath("var/lib/dpkg/status")
+
+
+@dataclass(frozen=True, order=True)
+class Distribution:
+    """Something installed, of a kind that package URLs know (pypi, deb)."""
+
+    kind: str
+    name: str
+    version: str
+    licence: str = ""
+
+    def component(self) -> Component:
+        """As a bill of materials has it."""
+        url = PackageURL(self.kind, "debian" if self.kind == "deb" else None, self.name, self.version)
+        return Component(
+            type=ComponentType.LIBRARY,
+            name=self.name,
+            version=self.version,
+            purl=url,
+            bom_ref=str(url),
+            licenses=[DisjunctiveLicense(name=self.licence)] if self.licence else [],
+        )
+
+
+def distributions(image: Path) -> list[Distribution]:
+    """The Python distributions and Debian packages in an image's files."""
+    found: dict[str, list[Distribution]] = {}
+    for member, content in registry.files(registry.layers(image)):
+        path = PurePosixPath(member.name)
+        if content and path.name == "METADATA" and path.parent.suffix == ".dist-info":
+            about = BytesParser().parsebytes(content.read(), headersonly=True)
+            licence = about["License-Expression"] or ""
+            found[str(path)] = [
+                Distribution("pypi", about["Name"].lower().replace("_", "-"), about["Version"], licence)
+            ]
+        elif content and path == DEBIAN_STATUS:
+            # An upper layer's file replaces that of the one below.
+            found[str(path)] = list(_debian(content.read()))
+    return sorted({distribution for several in found.values() for distribution in several})
+
+
+def _debian(status: bytes) -> Iterable[Distribution]:
+    for paragraph in status.split(b"\n\n"):
+        about = BytesParser().parsebytes(paragraph, headersonly=True)
+        if about["Package"] and (about["Status"] or "").endswith(" installed"):
+            yield Distribution("deb", about["Package"], about["Version"])
+
+
+def bill(found: list[Distribution], model: dict[str, Any], revision: str) -> bytes:
+    """The bill of materials of an image: what is installed in it, and the model, as CycloneDX 1.6 JSON."""
+    bom = Bom()
+    bom.metadata.component = Component(type=ComponentType.CONTAINER, name="raincast", version=revision, bom_ref="image")
+    known = {"data_sha256": model["data_sha256"], "commit": model["commit"], "rows": model["rows"]}
+    trees = Component(
+        type=ComponentType.MACHINE_LEARNING_MODEL,
+        name=model["name"],
+        version=model["version"],
+        bom_ref="model",
+        hashes=[HashType(alg=HashAlgorithm.SHA_256, content=model["files"]["model.onnx"])],
+        properties=[Property(name=f"raincast:{name}", value=str(value)) for name, value in known.items()],
+    )
+    for component in [trees, *(distribution.component() for distribution in found)]:
+        bom.components.add(component)
+    bom.register_dependency(bom.metadata.component, [*bom.components])
+    return str(JsonV1Dot6(bom).output_as_string(indent=1)).encode()
+
+
+def provenance(image: dict[str, str], model: dict[str, Any], base: dict[str, str]) -> bytes:
+    """An in-toto statement with SLSA provenance 1.0: from which commit, data, model and base, by which pipeline.
+
+    `image` has the name and the digest of the image, `base` those of its base.
+    """
+    env = os.environ.get
+
+    def digests(about: dict[str, str]) -> dict[str, str]:
+        kind, _, value = about["digest"].partition(":")
+        return {kind: value}
+
+    source = env("CI_PROJECT_URL") or "file://."
+    statement = {
+        "_type": "https://in-toto.io/Statement/v1",
+        "subject": [{"name": image["name"], "digest": digests(image)}],
+        "predicateType": "https://slsa.dev/provenance/v1",
+        "predicate": {
+            "buildDefinition": {
+                "buildType": "https://docs.gitlab.com/ci/pipelines/",
+                "externalParameters": {"source": source, "ref": env("CI_COMMIT_REF_NAME") or ""},
+                "resolvedDependencies": [
+                    {"uri": f"git+{source}", "digest": {"gitCommit": image["revision"]}},
+                    {"uri": f"docker://{base['name']}", "digest": digests(base)},
+                    {"name": "observations", "digest": {"sha256": model["data_sha256"]}},
+                    {"name": "model.onnx", "digest": {"sha256": model["files"]["model.onnx"]}},
+                ],
+            },
+            "runDetails": {
+                "builder": {"id": env("CI_SERVER_URL") or "local"},
+                "metadata": {"invocationId": env("CI_PIPELINE_URL") or "local"},
+            },
+        },
+    }
+    return json.dumps(statement, indent=1).encode()
