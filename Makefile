@@ -3,13 +3,18 @@ SHELL := /bin/bash
 PYTHON ?= python3.11
 VENV ?= .venv
 BIN := $(VENV)/bin
-INSTALLED := $(VENV)/.installed
-SOURCES := raincast train.py prediction.py tests data benchmarks
-# What a model is made of and by.
-MODEL_FROM := train.py requirements.txt data/observations.csv.gz data/stations.csv $(wildcard raincast/*.py)
+# What is installed is told by content: in a pipeline times of files are those of the checkout.
+INSTALLED := $(VENV)/.installed-$(shell sha256sum requirements.txt | head -c 16)
+SOURCES := raincast train.py prediction.py tests data benchmarks ci
+# What a model is made of and by. In a pipeline the model comes from another job, and is older than the checkout.
+MODEL_FROM := $(if $(CI),,train.py requirements.txt data/observations.csv.gz data/stations.csv $(wildcard raincast/*.py))
+COMMA := ,
+# GitLab shows this report in the merge request.
+CODE_QUALITY := $(if $(CI),--load-plugins=ci.code_quality --output-format=text$(COMMA)code-quality:reports/codequality.json)
+GITLAB_CI_LOCAL := .cache/npm/node_modules/.bin/gitlab-ci-local
 
-.PHONY: help forecast train predict serve test lint format unit integration accuracy benchmark benchmark-training \
-  benchmark-serving benchmark-files lock clean
+.PHONY: help forecast train predict serve test lint format unit integration accuracy performance image publish pipeline \
+  pages release-notes sign benchmark benchmark-training benchmark-serving benchmark-files lock clean
 
 help:         ## what there is
 	@sed -nE 's/^([a-z -]+):.*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 28
@@ -31,16 +36,44 @@ serve: model/model.json  ## forecasts over HTTP on http://127.0.0.1:8080; SERVE=
 test: lint model/model.json  ## lint, then every test
 	$(BIN)/python -m pytest
 
-lint: $(INSTALLED)  ## formatting, pylint (10.00), types
+lint: $(INSTALLED)  ## formatting, pylint (10.00), types, Dockerfile, pipeline
+	@mkdir -p reports
 	$(BIN)/ruff format --check $(SOURCES)
-	$(BIN)/pylint --fail-under=10 $(SOURCES)
+	$(BIN)/hadolint Dockerfile
+	$(BIN)/check-jsonschema --builtin-schema vendor.gitlab-ci --data-transform gitlab-ci .gitlab-ci.yml ci/*.yml
 	$(BIN)/mypy
+	PYTHONPATH=. $(BIN)/pylint --fail-under=10 $(CODE_QUALITY) $(SOURCES)
 
 format: $(INSTALLED)  ## format the code
 	$(BIN)/ruff format $(SOURCES)
 
-unit integration accuracy: model/model.json  ## one kind of test
+unit integration: model/model.json  ## one kind of test
 	$(BIN)/python -m pytest tests/$@
+
+accuracy: model/model.json  ## is the model good enough, and no worse than the one in use ($$CI_REGISTRY_IMAGE:latest)?
+	$(BIN)/python -m ci.image champion champion
+	$(BIN)/python -m pytest tests/accuracy
+
+performance: model/model.json  ## is it fast and small enough?
+	$(BIN)/python -m pytest tests/performance
+
+image: model/model.json  ## build the image of this commit as raincast:local; needs buildah and skopeo
+	$(BIN)/python -m ci.image build
+
+publish: image  ## push it to $$CI_REGISTRY_IMAGE, with its bill of materials and provenance
+	$(BIN)/python -m ci.image publish
+
+sign:         ## sign the published image with the job's identity
+	ci/sign
+
+pipeline: $(INSTALLED) $(GITLAB_CI_LOCAL)  ## run .gitlab-ci.yml for master here, with a registry; PIPELINE="--help"
+	$(BIN)/python -m ci.pipeline $(PIPELINE)
+
+pages: $(if $(CI),,model/model.json)  ## the model's report as a site, in public/
+	rm -rf public && cp -r model/report public && cp public/model-card.html public/index.html
+
+release-notes:  ## what CHANGELOG.md says of $$CI_COMMIT_TAG, in reports/release-notes.md
+	ci/release-notes
 
 benchmark: model/model.json  ## a forecast from start to end, beside importing scikit-learn and pandas
 	$(BIN)/python benchmarks/start_up.py
@@ -67,7 +100,15 @@ clean:        ## remove what was made: environment, model, runs
 model/model.json: $(MODEL_FROM) | $(INSTALLED)
 	$(BIN)/python train.py >/dev/null
 
+# uv installs in seconds what pip takes a minute for; pip brings it, with the hash that is pinned, and stands in for it
+# where an index needs pip's own settings.
 $(INSTALLED): requirements.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.txt
-	@touch $@
+	sed -n '/^uv==/,/[^\\]$$/p' requirements.txt > $(VENV)/uv.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $(VENV)/uv.txt
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes -r requirements.txt || \
+	  $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.txt
+	@rm -f $(VENV)/.installed-* && touch $@
+
+$(GITLAB_CI_LOCAL):
+	npm install --no-save --silent --prefix .cache/npm gitlab-ci-local@4.73.0

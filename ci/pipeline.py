@@ -1,0 +1,152 @@
+"""Run .gitlab-ci.yml here, as a push of the last commit to master would on GitLab: python -m ci.pipeline [JOB ...]
+
+gitlab-ci-local runs each job in a copy of a fresh clone, and passes artefacts and variables as GitLab does; the image goes
+to a registry on this machine. What is not committed takes no part. Without JOB all jobs run, in the order of their stages
+and needs; with JOB these, after the jobs that they need.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+GITLAB_CI_LOCAL = ROOT / ".cache" / "npm" / "node_modules" / ".bin" / "gitlab-ci-local"
+FOLDER = ROOT / ".cache" / "pipeline"
+REGISTRY = "127.0.0.1:5000"
+IMAGE = "raincast/raincast"
+BASE = "python:3.11-slim"
+# A job is to see the pipeline's settings, not those of whoever runs it here.
+NOT_PASSED = ("CI", "GITLAB_", "MAKE", "MFLAGS", "MLFLOW_", "PYTEST_", "RAINCAST_", "BASE_IMAGE", "UV_", "VIRTUAL_ENV")
+FINISHED = re.compile(r"^(\S+) +(?:\S+ +)*?finished in ([\d.]+) (ms|s|min|h)(?:\s+(FAIL|WARN))?", re.MULTILINE)
+SECONDS = {"ms": 0.001, "s": 1.0, "min": 60.0, "h": 3600.0}
+
+
+class SetupError(RuntimeError):
+    """Something that the pipeline needs is not on this machine."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a pipeline did: which jobs ran, for how many seconds, which of them failed, and all that they printed."""
+
+    jobs: dict[str, float]
+    failed: list[str]
+    seconds: float
+    output: str
+    exit_code: int
+
+    def __str__(self) -> str:
+        width = max(map(len, [*self.jobs, "in all"]))
+        lines = [f"{job:<{width}} {s:>6.1f} s{'  failed' * (job in self.failed)}" for job, s in self.jobs.items()]
+        return "\n".join([*lines, f"{'in all':<{width}} {self.seconds:>6.1f} s"])
+
+
+def clone(source: Path, folder: Path) -> None:
+    """The last commit of a checkout as GitLab would have it, on master, the default branch of a project."""
+    shutil.rmtree(folder, ignore_errors=True)
+    _git(source, "clone", "--quiet", source, folder)
+    _git(folder, "checkout", "--quiet", "-B", "master")
+    _git(folder, "remote", "set-url", "origin", f"https://gitlab.example.org/{IMAGE}.git")
+    _git(folder, "update-ref", "refs/remotes/origin/master", "HEAD")
+    _git(folder, "symbolic-ref", "refs/remotes/origin/HEAD", "refs/remotes/origin/master")
+
+
+def _git(folder: Path, *arguments: object) -> None:
+    subprocess.run(["git", "-C", folder, *map(str, arguments)], check=True, stdout=subprocess.DEVNULL)
+
+
+def run(folder: Path, jobs: Sequence[str] = (), variables: dict[str, str] | None = None, echo: bool = False) -> Outcome:
+    """Run a clone's pipeline, or some jobs of it with what they need, with further variables.
+
+    `echo` shows what the jobs print while they run.
+    """
+    # With its own packages a runner would need minutes for what is here already.
+    given = {"CI_REGISTRY_IMAGE": f"{REGISTRY}/{IMAGE}", "UV_CACHE_DIR": _uv_cache()} | (variables or {})
+    call = [str(GITLAB_CI_LOCAL), "--force-shell-executor", "--shell-isolation", "--no-color", "--quiet=false"]
+    call += [word for name, value in given.items() for word in ("--variable", f"{name}={value}")]
+    call += ["--needs", *jobs] if jobs else []
+    env = {name: value for name, value in os.environ.items() if not name.startswith(NOT_PASSED)}
+    start = time.monotonic()
+    lines = []
+    with subprocess.Popen(
+        call, cwd=folder, env=env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as process:
+        assert process.stdout
+        for line in process.stdout:
+            lines.append(line)
+            if echo:
+                print(line, end="", flush=True)
+    output = "".join(lines)
+    found = {job: (float(number) * SECONDS[unit], failed) for job, number, unit, failed in FINISHED.findall(output)}
+    return Outcome(
+        {job: seconds for job, (seconds, _) in found.items()},
+        [job for job, (_, failed) in found.items() if failed == "FAIL"],
+        time.monotonic() - start,
+        output,
+        process.returncode,
+    )
+
+
+def _uv_cache() -> str:
+    call = [sys.executable, "-m", "uv", "cache", "dir"]
+    return subprocess.run(call, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def check_setup() -> None:
+    """SetupError where a program or the registry is missing."""
+    missing = [name for name in ("git", "npm", "rsync", "buildah", "skopeo") if shutil.which(name) is None]
+    if missing:
+        raise SetupError(f"install {' '.join(missing)}")
+    if not GITLAB_CI_LOCAL.exists():
+        raise SetupError("run `make pipeline`, which installs gitlab-ci-local")
+    try:
+        with urllib.request.urlopen(f"http://{REGISTRY}/v2/", timeout=5):
+            pass
+    except urllib.error.URLError as error:
+        raise SetupError(f"no registry answers on {REGISTRY}: docker run -d -p {REGISTRY}:5000 registry:2") from error
+
+
+def base_image() -> str:
+    """The base as this machine has it: from Docker's engine, which may be offline, else by its public name."""
+    here = f"{REGISTRY}/{BASE}"
+    try:
+        for arguments in (["tag", BASE, here], ["push", "--quiet", here]):
+            subprocess.run(["docker", *arguments], check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError):
+        return f"docker.io/library/{BASE}"
+    return here
+
+
+def main() -> int:
+    """Run the pipeline of this checkout and say how long each job took."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("jobs", nargs="*", metavar="JOB", help="run these, after the jobs that they need")
+    parser.add_argument(
+        "--variable", action="append", default=[], metavar="NAME=VALUE", help="a variable of the project"
+    )
+    given = parser.parse_args()
+    try:
+        check_setup()
+    except SetupError as error:
+        print(f"ci.pipeline: {error}", file=sys.stderr)
+        return 1
+    clone(ROOT, FOLDER)
+    variables = {"BASE_IMAGE": base_image()} | dict(variable.split("=", 1) for variable in given.variable)
+    outcome = run(FOLDER, given.jobs, variables, echo=True)
+    print(outcome)
+    return outcome.exit_code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

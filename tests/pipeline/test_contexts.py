@@ -1,0 +1,111 @@
+"""Which jobs a pipeline has, by what caused it."""
+
+from __future__ import annotations
+
+import csv
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from cimulator.workflow import evaluate_workflow
+
+from ci import pipeline
+from tests.conftest import ROOT
+
+CHECKS = {"lint", "train", "unit", "integration", "test-accuracy", "test-performance"}
+PUBLISHED = CHECKS | {"build-image", "sign"}
+BRANCH = {"CI_COMMIT_BRANCH": "topic", "CI_PIPELINE_SOURCE": "push"}
+MASTER = {"CI_COMMIT_BRANCH": "master", "CI_PIPELINE_SOURCE": "push"}
+MERGE_REQUEST = {"CI_COMMIT_BRANCH": None, "CI_PIPELINE_SOURCE": "merge_request_event", "CI_MERGE_REQUEST_IID": "7"}
+TAG = {"CI_COMMIT_BRANCH": None, "CI_COMMIT_TAG": "v1.2.3", "CI_PIPELINE_SOURCE": "push"}
+# What a context's variables are, and which jobs run; none where GitLab makes no pipeline.
+CONTEXTS: dict[str, tuple[dict[str, str | None], set[str]]] = {
+    "branch": (BRANCH, CHECKS),
+    "branch with an open merge request": (BRANCH | {"CI_OPEN_MERGE_REQUESTS": "raincast/raincast!7"}, set()),
+    "merge request": (MERGE_REQUEST, CHECKS),
+    "master": (MASTER, PUBLISHED | {"pages"}),
+    "schedule": (MASTER | {"CI_PIPELINE_SOURCE": "schedule"}, CHECKS),
+    "tag": (TAG, PUBLISHED | {"release"}),
+    "tag that is no version": (TAG | {"CI_COMMIT_TAG": "nightly"}, set()),
+}
+BEFORE_PUBLISHING = ["lint", "train", "unit", "integration", "test-accuracy", "test-performance"]
+
+
+@pytest.fixture(name="document", scope="module")
+def fixture_document() -> dict[str, Any]:
+    """The pipeline's file."""
+    return dict(yaml.safe_load((ROOT / ".gitlab-ci.yml").read_text(encoding="utf-8")))
+
+
+@pytest.fixture(name="clone", scope="module")
+def fixture_clone(runner: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A clone of the last commit."""
+    assert runner is None
+    folder = tmp_path_factory.mktemp("contexts") / "clone"
+    pipeline.clone(ROOT, folder)
+    return folder
+
+
+def runs(document: dict[str, Any], variables: dict[str, str | None]) -> bool:
+    """Whether workflow:rules make a pipeline, which gitlab-ci-local does not ask."""
+    known = {name: value for name, value in variables.items() if value is not None}
+    return bool(evaluate_workflow(document["workflow"], known)[0])
+
+
+def listed(clone: Path, variables: dict[str, str | None]) -> set[str]:
+    """The jobs that gitlab-ci-local would run."""
+    call = [str(pipeline.GITLAB_CI_LOCAL), "--list-csv", "--no-color"]
+    for name, value in variables.items():
+        call += ["--unset-variable", name] if value is None else ["--variable", f"{name}={value}"]
+    done = subprocess.run(call, cwd=clone, capture_output=True, text=True, check=True)
+    lines = done.stdout[done.stdout.index("name;") :].splitlines()
+    return {row["name"] for row in csv.DictReader(lines, delimiter=";") if row["when"] != "never"}
+
+
+@pytest.mark.parametrize("context", CONTEXTS)
+def test_each_context_has_its_jobs(context: str, document: dict[str, Any], clone: Path) -> None:
+    variables, jobs = CONTEXTS[context]
+    assert runs(document, variables) == bool(jobs)
+    if jobs:
+        assert listed(clone, variables) == jobs
+
+
+def test_nothing_is_published_before_every_check_has_passed(document: dict[str, Any]) -> None:
+    stages = document["stages"]
+    build = document["build-image"]
+    # Without `needs` a job waits for all stages before its own.
+    assert "needs" not in build
+    assert all(stages.index(document[job]["stage"]) < stages.index(build["stage"]) for job in BEFORE_PUBLISHING)
+    assert stages == ["lint", "train", "test", "image", "deploy"]
+
+
+def test_accuracy_and_performance_are_tested_side_by_side_on_the_trained_model(document: dict[str, Any]) -> None:
+    assert document["test-accuracy"]["needs"] == document["test-performance"]["needs"] == ["train"]
+    assert document["train"]["artifacts"]["paths"] == ["model/"]
+
+
+def test_each_job_is_one_make_target_that_people_have_too(document: dict[str, Any]) -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    jobs = {name: job for name, job in document.items() if isinstance(job, dict) and "script" in job}
+    assert set(jobs) == set().union(*(jobs for _, jobs in CONTEXTS.values()))
+    for job in jobs.values():
+        (line,) = job["script"]
+        program, target = line.split()[:2]
+        assert program == "make"
+        assert f"\n{target}:" in makefile or f" {target}:" in makefile or f"\n{target} " in makefile
+
+
+def test_the_file_is_short_and_nothing_in_it_is_deprecated(document: dict[str, Any]) -> None:
+    assert len((ROOT / ".gitlab-ci.yml").read_text(encoding="utf-8").splitlines()) <= 200
+    assert not {"image", "services", "cache", "before_script", "after_script"} & set(document)
+    for job in document.values():
+        assert not {"only", "except"} & set(job if isinstance(job, dict) else ())
+
+
+@pytest.mark.parametrize("name", [".gitlab-ci.yml", "ci/security.yml", "ci/signing.yml"])
+def test_the_files_are_as_gitlabs_schema_says(name: str) -> None:
+    call = [ROOT / ".venv/bin/check-jsonschema", "--builtin-schema", "vendor.gitlab-ci", "--data-transform", "gitlab-ci"]
+    done = subprocess.run([*map(str, call), str(ROOT / name)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout

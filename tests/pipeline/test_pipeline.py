@@ -1,0 +1,147 @@
+"""The pipeline, run for real: .gitlab-ci.yml of the last commit, a registry, the image that comes out of it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ci import pipeline, registry, sbom
+from ci.pipeline import Outcome
+from raincast import model
+from tests.conftest import REGISTRY, ROOT
+from tests.pipeline import faults
+from tests.pipeline.test_contexts import CONTEXTS
+
+SECRET = "a-password-nobody-may-see"
+IN_A_FOLDER = "import sys; sys.exit(0)"
+
+
+@dataclass(frozen=True)
+class Project:
+    """A project on this machine: its image path in the registry and the base of its images."""
+
+    image: str
+    base: str
+
+    def run(self, folder: Path, *jobs: str, **variables: str) -> Outcome:
+        """Run jobs of a clone, with what they need; all of them without any."""
+        account = {"CI_REGISTRY": REGISTRY, "CI_REGISTRY_USER": "robot", "CI_REGISTRY_PASSWORD": SECRET}
+        return pipeline.run(
+            folder, jobs, {"BASE_IMAGE": self.base, "CI_REGISTRY_IMAGE": self.image} | account | variables
+        )
+
+
+@pytest.fixture(name="project", scope="module")
+def fixture_project(runner: None, base_image: str) -> Project:
+    """A new project."""
+    assert runner is None
+    return Project(f"{REGISTRY}/raincast/{uuid.uuid4().hex[:12]}", base_image)
+
+
+@pytest.fixture(name="clone", scope="module")
+def fixture_clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A clone of the last commit."""
+    folder = tmp_path_factory.mktemp("pipeline") / "clone"
+    pipeline.clone(ROOT, folder)
+    return folder
+
+
+@pytest.fixture(name="master", scope="module")
+def fixture_master(project: Project, clone: Path) -> Outcome:
+    """The whole pipeline for master."""
+    outcome = project.run(clone)
+    print(outcome)
+    assert outcome.exit_code == 0, outcome.output[-5000:]
+    return outcome
+
+
+@pytest.fixture(name="published", scope="module")
+def fixture_published(master: Outcome, clone: Path) -> str:
+    """The image that came out of it, by its digest."""
+    assert not master.failed
+    name, _, image = (clone / "image.env").read_text(encoding="utf-8").strip().partition("=")
+    assert name == "IMAGE"
+    return image
+
+
+def test_every_job_of_master_runs_and_passes(master: Outcome) -> None:
+    assert set(master.jobs) == CONTEXTS["master"][1]
+    assert not master.failed
+    assert "not signed: this pipeline has no SIGSTORE_ID_TOKEN" in master.output
+    assert "no image yet, so no model in use" in master.output
+
+
+def test_no_secret_is_in_the_log_or_in_the_image(master: Outcome, published: str, tmp_path: Path) -> None:
+    assert SECRET not in master.output
+    registry.fetch(published, tmp_path / "image")
+    for path in (tmp_path / "image").iterdir():
+        assert SECRET.encode() not in path.read_bytes()
+
+
+def test_the_reports_that_gitlab_shows_are_there(master: Outcome, clone: Path) -> None:
+    assert not master.failed
+    artifacts = clone / ".gitlab-ci-local" / "artifacts"
+    assert (artifacts / "train" / "model" / "report" / "model-card.html").is_file()
+    assert "roc_auc{forecast=" in (artifacts / "train" / "model" / "report" / "metrics.txt").read_text()
+    reported = {path.relative_to(clone).as_posix() for path in (clone / "reports").glob("*")}
+    assert reported >= {"reports/codequality.json", "reports/unit.xml", "reports/coverage.xml", "reports/accuracy.xml"}
+    assert (clone / "public" / "index.html").is_file()
+
+
+@pytest.mark.parametrize(
+    "arguments", [(), ("-",), ("/data/in.csv", "-o", "/data/out.parquet"), ("serve", "--help")], ids=" ".join
+)
+def test_the_pulled_image_runs(arguments: tuple[str, ...], published: str, tmp_path: Path) -> None:
+    sample = ROOT / "data" / "sample.csv"
+    tmp_path.chmod(0o777)
+    (tmp_path / "in.csv").write_bytes(sample.read_bytes())
+    subprocess.run(["docker", "pull", "--quiet", published], check=True, capture_output=True)
+    call = ["docker", "run", "--rm", "--interactive", f"--volume={tmp_path}:/data", published, *arguments]
+    done = subprocess.run(call, input=sample.read_bytes(), capture_output=True, check=False)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert len(done.stdout.splitlines()) >= 50 or (tmp_path / "out.parquet").is_file() or b"--port" in done.stdout
+
+
+def test_the_image_is_the_trained_model_and_this_commit(published: str, project: Project, clone: Path) -> None:
+    raw = registry.run("skopeo", "inspect", *registry.tls(published), "--config", f"docker://{published}")
+    labels = json.loads(raw)["config"]["Labels"]
+    about = model.describe(clone / "model")
+    assert labels["raincast.model.sha256"] == about["files"]["model.onnx"]
+    commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=clone, capture_output=True, text=True, check=True)
+    assert labels["org.opencontainers.image.revision"] == commit.stdout.strip()
+    digest = published.partition("@")[2]
+    for tag in (commit.stdout.strip(), "latest"):
+        assert registry.digest(f"{project.image}:{tag}") == digest
+
+
+def test_bill_of_materials_and_provenance_are_attached_to_the_image(published: str, clone: Path) -> None:
+    repository, _, digest = published.partition("@")
+
+    def inspected(reference: str) -> Any:
+        return json.loads(registry.run("skopeo", "inspect", *registry.tls(reference), "--raw", f"docker://{reference}"))
+
+    artifacts = [
+        inspected(f"{repository}@{artifact['digest']}")
+        for artifact in inspected(f"{repository}:{digest.replace(':', '-')}")["manifests"]
+    ]
+    assert {artifact["artifactType"] for artifact in artifacts} == {sbom.CYCLONEDX, sbom.IN_TOTO}
+    papers = {sbom.CYCLONEDX: "sbom.cdx.json", sbom.IN_TOTO: "provenance.json"}
+    for artifact in artifacts:
+        assert artifact["subject"]["digest"] == digest
+        written = (clone / "image" / papers[artifact["artifactType"]]).read_bytes()
+        assert artifact["layers"][0]["digest"] == registry.sha256(written)
+    statement = json.loads((clone / "image" / "provenance.json").read_bytes())
+    assert statement["subject"][0]["digest"] == {"sha256": digest.removeprefix("sha256:")}
+    known = [part["digest"] for part in statement["predicate"]["buildDefinition"]["resolvedDependencies"]]
+    about = model.describe(clone / "model")
+    assert {"sha256": about["data_sha256"]} in known and {"sha256": about["files"]["model.onnx"]} in known
+
+
+# The gates are real. Each fault is committed to a project whose model in use is the one of `master`.
