@@ -17,6 +17,8 @@ Array = NDArray[np.float64]
 
 BINS = 10
 SMOOTHING = 20.0
+# Where rows have no dates, so many of a station that follow each other are resampled together: some weeks.
+BLOCK_ROWS = 30
 SEASONS = ("DJF", "MAM", "JJA", "SON")
 
 
@@ -253,6 +255,17 @@ def weekly_blocks(dates: NDArray[np.datetime64]) -> NDArray[np.int64]:
     return dates.astype("datetime64[D]").astype(np.int64) // 7
 
 
+def consecutive_blocks(locations: NDArray[np.str_], rows: int = BLOCK_ROWS) -> NDArray[np.int64]:
+    """A number for each `rows` rows of a station that follow each other: blocks for rows in time order without dates."""
+    blocks = np.zeros(len(locations), np.int64)
+    first = 0
+    for name in np.unique(locations):
+        at = np.flatnonzero(locations == name)
+        blocks[at] = first + np.arange(len(at)) // rows
+        first = int(blocks[at[-1]]) + 1
+    return blocks
+
+
 def block_bootstrap(blocks: NDArray[np.int64], repeats: int, seed: int) -> Iterator[NDArray[np.intp]]:
     """Row indices of each resample: as many blocks as there are, drawn with replacement (Kunsch 1989)."""
     generator = np.random.default_rng(seed)
@@ -260,18 +273,53 @@ def block_bootstrap(blocks: NDArray[np.int64], repeats: int, seed: int) -> Itera
     _, start, count = np.unique(blocks[order], return_index=True, return_counts=True)
     for _ in range(repeats):
         drawn = generator.integers(len(start), size=len(start))
-        yield np.concatenate([order[start[i] : start[i] + count[i]] for i in drawn])
+        length = count[drawn]
+        end = np.cumsum(length)
+        yield order[np.arange(end[-1]) + np.repeat(start[drawn] - end + length, length)]
 
 
 def confidence_interval(
     statistic: Callable[[NDArray[np.intp]], Any], blocks: NDArray[np.int64], repeats: int = 200, seed: int = 0
 ) -> NDArray[np.float64]:
-    """2.5 % and 97.5 % points of a statistic of row indices over weekly blocks, shape (2, ...).
+    """2.5 % and 97.5 % points of a statistic of row indices over blocks, shape (2, ...).
 
     Resamples for which the statistic does not exist (NaN) are left out.
     """
     values = [statistic(rows) for rows in block_bootstrap(blocks, repeats, seed)]
     return np.asarray(np.nanpercentile(values, [2.5, 97.5], axis=0))
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Brier scores of two forecasts of the same rows, and the 95 % interval of challenger - champion."""
+
+    champion: float
+    challenger: float
+    low: float
+    high: float
+
+    @property
+    def difference(self) -> float:
+        """Challenger - champion: above 0 the challenger is worse."""
+        return self.challenger - self.champion
+
+    def worse(self, tolerance: float = 0.0) -> bool:
+        """Whether the challenger is worse by more than the tolerance, beyond chance: the whole interval lies above."""
+        return self.low > tolerance
+
+
+def compare(
+    fcst: Array, champion_fcst: Array, obs: Array, blocks: NDArray[np.int64], repeats: int = 1000
+) -> Comparison:
+    """A challenger's forecasts beside the champion's, by a paired block bootstrap of the Brier score difference.
+
+    The statistic is the mean of (fcst - obs)^2 - (champion_fcst - obs)^2 over the rows. Both are scored on the same
+    resamples, so that what makes days hard for both cancels (Hamill 1999, Weather and Forecasting 14), and whole blocks
+    are drawn, since the days of a block are alike. All arrays have the shape (n,).
+    """
+    difference = (fcst - obs) ** 2 - (champion_fcst - obs) ** 2
+    low, high = confidence_interval(lambda rows: np.mean(difference[rows]), blocks, repeats)
+    return Comparison(brier_score(champion_fcst, obs), brier_score(fcst, obs), float(low), float(high))
 
 
 def verify(

@@ -439,6 +439,86 @@ def test_confidence_interval_of_several_statistics_has_a_column_each() -> None:
     np.testing.assert_allclose(interval[:, 2], -interval[::-1, 0])
 
 
+@UNTIMED
+@given(st.lists(st.sampled_from(["Albury", "Cobar", "Sale"]), max_size=60), st.integers(1, 7))
+def test_consecutive_blocks_hold_rows_of_a_station_that_follow_each_other(names: list[str], length: int) -> None:
+    locations = np.array(names, dtype="U6")
+    blocks = verification.consecutive_blocks(locations, length)
+    assert len(blocks) == len(names)
+    for number in np.unique(blocks):
+        assert len(set(locations[blocks == number])) == 1
+    for name in set(names):
+        own = blocks[locations == name]
+        assert set(np.diff(own)) <= {0, 1}
+        assert (np.unique(own, return_counts=True)[1][:-1] == length).all()
+        assert 1 <= np.sum(own == own[-1]) <= length
+
+
+# 200 blocks of five days that are alike, at a known chance of rain, and forecasts that are off by as much each.
+ALIKE = np.repeat(np.arange(200), 5)
+
+
+def days_alike(seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """A challenger's and a champion's forecasts, equally good, and what happened."""
+    generator = np.random.default_rng(seed)
+    chance = generator.uniform(0.2, 0.8, 200)
+    obs = (generator.random(200) < chance).astype(np.float64)
+    off = generator.choice([-0.1, 0.1], (2, 200))
+    return (chance + off[0])[ALIKE], (chance + off[1])[ALIKE], obs[ALIKE]
+
+
+def test_a_forecast_is_not_worse_than_itself() -> None:
+    fcst, _, obs = days_alike(1)
+    found = verification.compare(fcst, fcst, obs, ALIKE)
+    assert found.difference == found.low == found.high == 0
+    assert not found.worse()
+
+
+def test_compare_tells_both_brier_scores_and_brackets_their_difference() -> None:
+    fcst, champion, obs = days_alike(2)
+    found = verification.compare(fcst, champion, obs, ALIKE)
+    assert found.challenger == verification.brier_score(fcst, obs)
+    assert found.champion == verification.brier_score(champion, obs)
+    assert found.low < found.difference < found.high
+    assert found == verification.compare(fcst, champion, obs, ALIKE)
+
+
+def test_the_noisier_forecast_is_worse_in_either_role() -> None:
+    fcst, _, obs = days_alike(3)
+    noisy = np.clip(fcst + np.random.default_rng(4).normal(0, 0.3, len(fcst)), 0, 1)
+    worse, better = (verification.compare(*pair, obs, ALIKE) for pair in ((noisy, fcst), (fcst, noisy)))
+    assert worse.worse()
+    assert not better.worse()
+    assert [better.low, better.high] == pytest.approx([-worse.high, -worse.low])
+    # Worse, but not by more than twice as much.
+    assert not worse.worse(tolerance=2 * worse.difference)
+
+
+def test_a_slightly_noisier_forecast_is_not_told_from_chance_in_few_rows() -> None:
+    fcst, _, obs = days_alike(3)
+    noisy = fcst + np.random.default_rng(4).normal(0, 0.01, len(fcst))
+    assert not verification.compare(noisy, fcst, obs, ALIKE).worse()
+
+
+def test_pairing_makes_the_interval_narrower_than_that_of_one_brier_score() -> None:
+    fcst, _, obs = days_alike(5)
+    found = verification.compare(fcst + 0.01, fcst, obs, ALIKE)
+    low, high = verification.confidence_interval(lambda rows: verification.brier_score(fcst[rows], obs[rows]), ALIKE)
+    assert found.high - found.low < (high - low) / 5
+
+
+def test_the_interval_covers_no_difference_as_often_as_it_says_with_blocks_and_not_without() -> None:
+    covered = {"blocks": 0, "rows": 0}
+    for seed in range(200):
+        fcst, champion, obs = days_alike(seed)
+        for name, blocks in (("blocks", ALIKE), ("rows", np.arange(len(ALIKE)))):
+            found = verification.compare(fcst, champion, obs, blocks, repeats=100)
+            covered[name] += found.low <= 0 <= found.high
+    # 95 % of 200, three standard errors below. Five days that are alike, taken for five, promise too much.
+    assert covered["blocks"] >= 180
+    assert covered["rows"] <= 150
+
+
 # A verification period of 400 days at three stations, with forecasts that are right about the chance of rain.
 PLACES = np.array(["Albury", "Cobar", "Sale", "Albury"] * 100)
 DATES = np.datetime64("2016-01-03") + np.arange(400)
