@@ -256,7 +256,7 @@ def weekly_blocks(dates: NDArray[np.datetime64]) -> NDArray[np.int64]:
 
 
 def consecutive_blocks(locations: NDArray[np.str_], rows: int = BLOCK_ROWS) -> NDArray[np.int64]:
-    """A number for each `rows` rows of a station that follow each other: blocks for rows in time order without dates."""
+    """Number of the block of each row: `rows` rows of a station that follow each other, for rows in time order."""
     blocks = np.zeros(len(locations), np.int64)
     first = 0
     for name in np.unique(locations):
