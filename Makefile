@@ -53,6 +53,7 @@ unit integration: model/model.json  ## one kind of test
 accuracy: model/model.json  ## is the model good enough, and no worse than the one in use ($$CI_REGISTRY_IMAGE:latest)?
 	$(BIN)/python -m ci.image champion champion
 	$(BIN)/python -m pytest tests/accuracy
+	@$(BIN)/python ci/accuracy.py --champion champion
 
 performance: model/model.json  ## is it fast and small enough?
 	$(BIN)/python -m pytest tests/performance
