@@ -313,8 +313,8 @@ def parse_blocks(
             parser, texts = parsers[column.name], block[column.name]
             table[column.name] = _column_array(column, [parser[text] for text in texts])
             required = column.kind == "station"
-            if parser.wrong or (required and _missing(table[column.name]).any()):
-                absent = _missing(table[column.name])
+            if parser.wrong or (required and is_missing(table[column.name]).any()):
+                absent = is_missing(table[column.name])
                 found += [
                     Problem(start + row + 1, column.name, text, column.limit)
                     for row, text in enumerate(texts)
@@ -340,7 +340,8 @@ def _column_array(column: Column, values: list[Any]) -> NDArray[Any]:
     return np.array(values, np.str_ if column.kind in ("station", "direction") else np.float64)
 
 
-def _missing(values: NDArray[Any]) -> NDArray[np.bool_]:
+def is_missing(values: NDArray[Any]) -> NDArray[np.bool_]:
+    """Where a column of numbers or of text has no value."""
     return np.asarray(values == "" if values.dtype.kind == "U" else np.isnan(values))
 
 

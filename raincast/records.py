@@ -10,6 +10,8 @@ from __future__ import annotations
 import datetime
 import io
 import math
+from collections.abc import Sequence
+from functools import lru_cache
 from typing import Annotated, Any, Literal, cast
 
 import msgspec
@@ -19,12 +21,15 @@ from raincast.formats import Blocks, csv_blocks, json_blocks, record_blocks
 from raincast.observations import (
     COLUMNS,
     DIRECTIONS,
+    MEASUREMENTS,
     MISSING,
     Column,
     FormatError,
     ObservationError,
     Table,
     check_header,
+    empty,
+    is_missing,
     parse_blocks,
     refuse_repeats,
     rows_of,
@@ -66,10 +71,11 @@ _Observation = msgspec.defstruct(
 )
 _Body = msgspec.defstruct("_Body", [("observations", list[_Observation])], forbid_unknown_fields=True)  # type: ignore[valid-type]
 _DECODER = msgspec.json.Decoder(_Body)
-_NAMES = tuple(column.name for column in COLUMNS)
-_MISSING = tuple(_missing(column) for column in COLUMNS)
-_MEASURED = slice(2, len(COLUMNS))
-_ABSENT = np.nan
+_TYPES = {column.name: _type(column) for column in COLUMNS}
+_NAMES = tuple(_TYPES)
+_NOTHING = {column.name: _missing(column) for column in COLUMNS}
+_EPOCH = datetime.date(1970, 1, 1).toordinal()
+_NO_DAY = np.datetime64("NaT", "D").astype(np.int64).item()
 
 
 class TooMany(ObservationError):
@@ -87,9 +93,10 @@ def decode(body: bytes) -> Decoded:
     except (ValueError, RecursionError):
         # Wrong types, no JSON, no UTF-8, or nested without end.
         observations = []
+    rows = [*map(msgspec.structs.astuple, observations)]
     # Of a name that stands twice the decoder takes the last: then there are more colons than names in what it found.
-    if _all_regular(observations) and body.count(b":") == 1 + sum(map(_names, observations)):
-        return _of_regular(observations)
+    if body.count(b":") == 1 + sum(map(_present, rows)) and (found := _of_regular(_NAMES, rows)):
+        return found
     check_size(body)
     return table_of(json_blocks(NAME, io.BytesIO(body)))
 
@@ -105,9 +112,24 @@ def of_records(records: list[dict[str, Any]]) -> Decoded:
         observations = msgspec.convert(records, list[_Observation])  # type: ignore[valid-type]
     except ValueError:
         observations = []
-    if _all_regular(observations):
-        return _of_regular(observations)
-    return table_of(record_blocks(NAME, records))
+    found = _of_regular(_NAMES, [*map(msgspec.structs.astuple, observations)])
+    return found or table_of(record_blocks(NAME, records))
+
+
+def of_rows(columns: Sequence[str], data: bytes) -> Decoded | None:
+    """The same for a JSON list of rows, each a list of values of these columns; None where they are not regular."""
+    try:
+        return _of_regular(columns, _rows_decoder(tuple(columns)).decode(data))
+    except (KeyError, ValueError, RecursionError):
+        return None
+
+
+@lru_cache(maxsize=32)
+def _rows_decoder(columns: tuple[str, ...]) -> msgspec.json.Decoder[list[tuple[Any, ...]]]:
+    """A decoder of such rows. KeyError where there is an unknown column, ValueError where one stands twice."""
+    if len(set(columns)) < len(columns):
+        raise ValueError("a column stands there more than once")
+    return msgspec.json.Decoder(list[tuple[tuple(_TYPES[name] for name in columns)]])  # type: ignore[misc]
 
 
 def of_csv(body: bytes) -> Decoded:
@@ -134,11 +156,18 @@ def table_of(blocks: Blocks) -> Decoded:
     return table, [unknown] if unknown else []
 
 
-def _of_regular(observations: list[Any]) -> Decoded:
-    if len(observations) == 1:
-        return _row(observations[0]), []
-    _check_rows(len(observations))
-    table = _table(observations)
+def _of_regular(names: Sequence[str], rows: Sequence[tuple[Any, ...]]) -> Decoded | None:
+    """What decoders of these columns have found; None where a name is odd or nothing was measured."""
+    if len(rows) == 1:
+        row = _row(names, rows[0])
+        return (row, []) if row else None
+    columns = dict(zip(names, zip(*rows, strict=True), strict=False))
+    if not (all(map(_is_place, {*columns.get("Location", ("",))})) and all(map(_is_day, {*columns.get("Date", ())}))):
+        return None
+    _check_rows(len(rows))
+    table = _table(columns, len(rows))
+    if all(is_missing(table[name]).all() for name in MEASUREMENTS):
+        return None
     refuse_repeats(NAME, table)
     return table, []
 
@@ -148,54 +177,49 @@ def _check_rows(rows: int) -> None:
         raise TooMany(f"{NAME}: {rows} observations, at most {MAX_ROWS} are forecast in one request")
 
 
-def _names(observation: Any) -> int:
+def _present(values: tuple[Any, ...]) -> int:
     """How many names an observation had in its JSON; NaN and "" stand in none that is regular."""
-    values = msgspec.structs.astuple(observation)
     return len(values) - values.count(np.nan) - values.count("")
 
 
-def _all_regular(observations: list[Any]) -> bool:
-    """Whether this can be taken as it is: no name is odd, and something was measured."""
-    return all(map(_regular, observations)) and any(map(_measured, observations))
-
-
-def _measured(observation: Any) -> bool:
-    # What is absent has the default, NaN or "": an explicit null is left to the parser of text.
-    values = msgspec.structs.astuple(observation)[_MEASURED]
-    return any(value is not None and value is not _ABSENT and value != "" for value in values)
-
-
-def _regular(observation: Any) -> bool:
-    station, date = observation.Location, observation.Date
+def _is_place(station: str) -> bool:
     return (
         0 < len(station) <= 64
         and station.isprintable()
         and station == station.strip()
         and station.lower() not in MISSING
-        and (not date or date.year in _YEARS)
     )
 
 
-def _row(observation: Any) -> Row:
-    values = msgspec.structs.astuple(observation)
-    if None in values:
-        values = tuple(missing if value is None else value for value, missing in zip(values, _MISSING, strict=False))
-    row = dict(zip(_NAMES, values, strict=False))
+def _is_day(date: datetime.date | None) -> bool:
+    return not date or date.year in _YEARS
+
+
+def _row(names: Sequence[str], values: tuple[Any, ...]) -> Row | None:
+    given = dict(zip(names, values, strict=False))
+    row = _NOTHING | (given if None not in values else {n: v for n, v in given.items() if v is not None})
+    if not (_is_place(row["Location"]) and _is_day(row["Date"])):
+        return None
     row["Date"] = row["Date"] or None
     row["RainToday"] = _YES_NO[row["RainToday"]]
-    return row
+    # What is absent has the default, NaN or "".
+    return row if any(row[name] == row[name] and row[name] != "" for name in MEASUREMENTS) else None
 
 
-def _table(observations: list[Any]) -> Table:
-    columns = zip(*map(msgspec.structs.astuple, observations), strict=True)
-    return {column.name: _array(column, values) for column, values in zip(COLUMNS, columns, strict=False)}
+def _table(columns: dict[str, tuple[Any, ...]], rows: int) -> Table:
+    return {
+        column.name: _array(column, columns[column.name]) if column.name in columns else empty(column, rows)
+        for column in COLUMNS
+    }
 
 
 def _array(column: Column, values: tuple[Any, ...]) -> Any:
     if column.kind == "number":
         return np.array(values, np.float64)
     if column.kind == "date":
-        return np.array([value or None for value in values], "datetime64[D]")
+        # numpy takes 1 us to read a date, and a request has few different ones.
+        days = {value: value.toordinal() - _EPOCH if value else _NO_DAY for value in set(values)}
+        return np.array([days[value] for value in values], np.int64).view("datetime64[D]")
     if column.kind == "yes_no":
         return np.array([_YES_NO[value or ""] for value in values])
     return np.array([value or "" for value in values], np.str_)

@@ -8,14 +8,20 @@ from typing import Any
 import msgspec
 
 from raincast.observations import FormatError, ObservationError, check_header
-from raincast.records import NAME, Decoded, check_size, of_records
+from raincast.records import NAME, Decoded, check_size, of_records, of_rows
 
 FORMATS = ("dataframe_split", "dataframe_records", "instances", "inputs")
+_Split = msgspec.defstruct("_Split", [("columns", list[str]), ("data", msgspec.Raw)])
+_Body = msgspec.defstruct("_Body", [("dataframe_split", _Split), *((name, msgspec.Raw, b"") for name in FORMATS[1:])])
+_DECODER = msgspec.json.Decoder(_Body)
 
 
 def decode(body: bytes) -> Decoded:
     """The observations of a JSON body in one of FORMATS, as `records.decode`. Raises ObservationError."""
     check_size(body)
+    found = _of_regular_split(body)
+    if found:
+        return found
     try:
         document = msgspec.json.decode(body)
     except (ValueError, RecursionError):
@@ -24,15 +30,26 @@ def decode(body: bytes) -> Decoded:
             document = json.loads(body)
         except (ValueError, RecursionError) as error:
             raise FormatError(f"{NAME}: not valid JSON: {error}") from error
-    found = [name for name in FORMATS if name in document] if isinstance(document, dict) else []
-    if len(found) != 1:
+    given = [name for name in FORMATS if name in document] if isinstance(document, dict) else []
+    if len(given) != 1:
         raise ObservationError(f"{NAME}: a JSON object with one of {', '.join(FORMATS)} is expected")
-    data = document[found[0]]
-    if found[0] == "dataframe_split":
+    data = document[given[0]]
+    if given[0] == "dataframe_split":
         return of_records(_of_split(data))
     return of_records(
-        _of_columns(data) if found[0] == "inputs" and isinstance(data, dict) else _checked(found[0], data)
+        _of_columns(data) if given[0] == "inputs" and isinstance(data, dict) else _checked(given[0], data)
     )
+
+
+def _of_regular_split(body: bytes) -> Decoded | None:
+    """The observations of a dataframe_split whose every value has its column's type; None where it is another body."""
+    try:
+        document: Any = _DECODER.decode(body)
+    except (ValueError, RecursionError):
+        return None
+    if any(getattr(document, name) for name in FORMATS[1:]):
+        return None
+    return of_rows(document.dataframe_split.columns, document.dataframe_split.data)
 
 
 def _of_split(data: Any) -> list[dict[str, Any]]:

@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Callable
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 
 from raincast import records, scoring
 from raincast.observations import EXAMPLE, FormatError, ObservationError, Table
-from tests.unit.bodies import Sent, as_table, assert_same, bodies, is_measured, too_deep
+from tests.unit.bodies import Sent, as_table, assert_same, bodies, is_measured, is_regular, too_deep
 
 UNTIMED = settings(deadline=None, max_examples=100, derandomize=True)
 
@@ -75,6 +76,19 @@ def test_every_shape_gives_the_table_of_the_same_observations(
 def test_nan_is_a_missing_value_like_null(shape: Callable[[list[Sent]], dict[str, Any]], sent: list[Sent]) -> None:
     with_nan = [{name: math.nan if value is None else value for name, value in one.items()} for one in sent]
     assert_same(_decoded(shape(with_nan)), _forecast_body(sent))
+
+
+@UNTIMED
+@given(sent=bodies().filter(lambda sent: all(map(is_regular, sent))))
+def test_a_regular_split_is_decoded_the_fast_way(sent: list[Sent]) -> None:
+    with mock.patch.object(scoring, "of_records", side_effect=AssertionError("the body went the slow way")):
+        assert_same(_decoded(SHAPES["dataframe_split"](sent)), _forecast_body(sent))
+
+
+@pytest.mark.parametrize("second", ["null", "[]", '[{"Location": "Sydney", "Rainfall": 1}]'])
+def test_a_split_beside_another_shape_is_refused(second: str) -> None:
+    split = json.dumps(_split(list(EXAMPLE)))
+    assert "one of" in str(_refusal(f'{{"dataframe_split": {split}, "instances": {second}}}'.encode()))
 
 
 @shapes
