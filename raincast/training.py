@@ -42,8 +42,8 @@ class ModelConfig:
 
     # pylint: disable=too-many-instance-attributes  # each is one setting, and this is where settings are
 
-    learning_rate: float = 0.05
-    iterations: int = 600
+    learning_rate: float = 0.06
+    iterations: int = 500
     max_leaf_nodes: int = 45
     min_samples_leaf: int = 150
     l2_regularization: float = 35.0

@@ -237,9 +237,9 @@ def test_a_graph_of_a_row_that_forecasts_otherwise_is_not_exported(
 
 
 def test_the_description_holds_what_scikit_learn_forecasts_for_the_example(
-    fitted: tuple[training.Any, training.Any],
+    contextual: tuple[training.Any, training.Any],
 ) -> None:
-    pipeline, matrices = fitted
+    pipeline, matrices = contextual
     graphs = {name: model.session(content) for name, content in onnx_export.export(pipeline, matrices).items()}
     loaded = model.Model(graphs[model.GRAPH], graphs[model.ROW_GRAPH], {"parity": training.parity(pipeline)})
     forecast.check_parity(loaded)
