@@ -7,6 +7,7 @@ neighbours. What the table does not hold is NaN, and a row's own features never 
 from __future__ import annotations
 
 import datetime
+import struct
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 
 from raincast import stations
 from raincast.observations import DIRECTIONS, NUMBERS, ObservationWarning, Table, no_rows, rows_of
+from raincast.straight import Lookup, Program, Term
 
 Array = NDArray[np.float64]
 Columns = dict[str, Array]
@@ -77,12 +79,13 @@ def build_row(row: Mapping[str, Any]) -> Array:
     `row` holds plain Python values: floats with NaN for missing, strings with "" and a datetime.date or None. It is the
     same formulas, on floats instead of arrays: a numpy call takes as long for one value as for hundreds.
     """
-    on = floats()
     date: datetime.date | None = row["Date"]
     day = date.toordinal() - datetime.date(date.year, 1, 1).toordinal() + 1 if date else 0
-    codes = [_CODES.get(row[name], -1) for name in DIRECTION_COLUMNS]
-    columns = _own(row, codes, stations.known().position.get(row["Location"], -1), day, on)
-    return _rounded(np.array([[*columns.values()]], np.float64))
+    gust, morning, afternoon = (_CODES.get(row[name], -1) for name in DIRECTION_COLUMNS)
+    compute, pack = _row_function()
+    values = compute(row, gust, morning, afternoon, stations.known().position.get(row["Location"], -1), day)
+    # Packed as bytes they are an array in half the time that numpy takes to look at each of them.
+    return _rounded(np.frombuffer(bytearray(pack(*values))).reshape(1, -1))
 
 
 def unknown_stations(locations: NDArray[np.str_]) -> str | None:
@@ -170,12 +173,25 @@ def arrays() -> Arithmetic:
 
 
 @cache
-def floats() -> Arithmetic:
-    """The same arithmetic on floats. The logarithm is still numpy's, whose last digit may differ from Python's."""
-    tables = [values.tolist() for values in list(vars(arrays()).values())[3:]]
-    return Arithmetic(
-        lambda condition, yes, no: yes if condition else no, max, lambda value: float(np.log(value)), *tables
+def _row_function() -> tuple[Callable[..., tuple[float, ...]], Callable[..., bytes]]:
+    """The formulas on the floats of one row, and what makes bytes of them.
+
+    The logarithm is still numpy's, whose last digit may differ from Python's.
+    """
+    program = Program()
+    tables = {name: values.tolist() for name, values in list(vars(arrays()).items())[3:]}
+    on = Arithmetic(
+        lambda condition, yes, no: program.term(f"{yes} if {condition} else {no}"),
+        lambda value, least: program.term(f"{least} if {value} < {least} else {value}"),
+        lambda value: program.term(f"float(log({value}))"),
+        **{name: Lookup(name) for name in tables},
     )
+    row = {name: program.term(f"row[{name!r}]") for name in (*NUMBERS, "RainToday")}
+    places = ("gust", "morning", "afternoon", "place", "day")
+    *codes, place, day = (Term(program, name) for name in places)
+    columns = _own(row, codes, place, day, on)
+    compute = program.function(", ".join(("row", *places)), columns.values(), tables | {"log": np.log})
+    return compute, struct.Struct(f"{len(columns)}d").pack
 
 
 def _own_of(table: Table, place: NDArray[np.intp]) -> Columns:

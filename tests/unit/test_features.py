@@ -97,7 +97,6 @@ def test_direction_degrees_go_clockwise_from_north_in_16_steps() -> None:
     expected = {"N": 0, "NNE": 22.5, "NE": 45, "ENE": 67.5, "E": 90, "ESE": 112.5, "SE": 135, "SSE": 157.5}
     expected |= {"S": 180, "SSW": 202.5, "SW": 225, "WSW": 247.5, "W": 270, "WNW": 292.5, "NW": 315, "NNW": 337.5}
     np.testing.assert_array_equal(degrees_of(np.array(list(expected))), list(expected.values()))
-    assert features.floats().degrees[:16] == list(expected.values())
 
 
 def test_direction_degrees_of_a_missing_direction_are_nan() -> None:
@@ -124,8 +123,6 @@ def test_wind_components_point_where_the_wind_blows(direction: str, u: float, v:
     eastward, northward = features.wind_components(codes, np.array([10.0]), features.arrays())
     assert eastward == pytest.approx(u, abs=1e-7)
     assert northward == pytest.approx(v, abs=1e-7)
-    alone = features.wind_components(int(codes[0]), 10.0, features.floats())
-    assert alone == (eastward[0], northward[0])
 
 
 def test_wind_components_have_the_length_of_the_speed() -> None:
@@ -138,15 +135,12 @@ def test_wind_components_are_0_when_calm_and_nan_where_direction_or_speed_is_mis
     speed = np.array([0.0, 0.0, 5.0, np.nan])
     for component in features.wind_components(codes, speed, features.arrays()):
         np.testing.assert_array_equal(component, [0.0, 0.0, np.nan, np.nan])
-    alone = [features.wind_components(*pair, features.floats()) for pair in zip(codes.tolist(), speed.tolist())]
-    np.testing.assert_array_equal(alone, [[0.0, 0.0], [0.0, 0.0], [np.nan, np.nan], [np.nan, np.nan]])
 
 
 @pytest.mark.parametrize(("temperature", "humidity", "expected"), [(25, 50, 13.9), (20, 60, 12.0), (30, 80, 26.2)])
 def test_dew_point_is_that_of_published_tables(temperature: float, humidity: float, expected: float) -> None:
     found = features.dew_point(np.array([float(temperature)]), np.array([float(humidity)]), features.arrays())
     assert found == pytest.approx(expected, abs=0.1)
-    assert features.dew_point(temperature, humidity, features.floats()) == pytest.approx(expected, abs=0.1)
 
 
 def test_dew_point_of_saturated_air_is_its_temperature() -> None:
