@@ -105,10 +105,8 @@ class Forecaster:
         if path == INVOCATIONS:
             return b'{"predictions":' + msgspec.json.encode([(1 - p, p) for p in probability]) + b"}"
         least = self.threshold
-        forecasts = [
-            _Forecast(date, location, p, "Yes" if p >= least else "No")
-            for date, location, p in zip(dates, locations, probability, strict=True)
-        ]
+        words = ["Yes" if p >= least else "No" for p in probability]
+        forecasts = [*map(_Forecast, dates, locations, probability, words)]
         ending = b',"warnings":' + msgspec.json.encode(warned) + b"}" if warned else b"}"
         return self._head + msgspec.json.encode(forecasts) + ending
 

@@ -74,6 +74,8 @@ class Connection(HttpToolsProtocol):
         self.idle_since: float | None = None
         # Whether some of a head has come, and how much of it, in bytes, before the last piece.
         self.begun, self.head_bytes = False, 0
+        # At least as much as a head that ends in the last piece.
+        self.received = 0
         # Path, headers, body and beginning of a request that goes the short way.
         self.quick: tuple[str, Headers, list[bytes], float] | None = None
         self.closing = False
@@ -98,6 +100,7 @@ class Connection(HttpToolsProtocol):
         if b"pgrade:" in data and self.request_since is None:
             data = _without_upgrade(data)
         self.idle_since, since = None, self.head_since
+        self.received = self.head_bytes + len(data)
         super().data_received(data)
         if self.head_since is not None and self.head_since is since:
             self.head_bytes += len(data)
@@ -117,8 +120,8 @@ class Connection(HttpToolsProtocol):
         self.request_since, self.head_since, self.begun = self.head_since, None, False
         if self.transport.is_closing():
             return
-        # Each line has a colon, a space and its end besides.
-        if len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers) > HEADER_BYTES:
+        # Only where more than that has come at all need it be counted.
+        if self.received > HEADER_BYTES and self._head_size() > HEADER_BYTES:
             self._refuse_head()
             return
         path = _QUICK_PATHS.get(self.url)
@@ -134,6 +137,10 @@ class Connection(HttpToolsProtocol):
         super().on_headers_complete()
         if self.closing:
             self.cycle.keep_alive = False
+
+    def _head_size(self) -> int:
+        # Each line has a colon, a space and its end besides.
+        return len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
 
     def _goes_quick(self, headers: Headers) -> bool:
         length = headers.get(b"content-length", b"")
@@ -165,17 +172,21 @@ class Connection(HttpToolsProtocol):
             return
         answer, request_id = self.service.quick(path, headers, parts[0] if len(parts) == 1 else b"".join(parts), start)
         body = answer.body
-        head = b"content-type: %b\r\ncontent-length: %d\r\nx-request-id: %b\r\n" % (
-            answer.content_type.encode(),
-            len(body),
-            request_id.encode(),
-        )
-        default = b"".join(b"%b: %b\r\n" % header for header in self.server_state.default_headers)
-        more = b"".join(b"%b: %b\r\n" % header for header in answer.headers)
+        more = [b"%b: %b\r\n" % header for header in (*self.server_state.default_headers, *answer.headers)]
         last = self.closing or self.service.draining or not self.parser.should_keep_alive()
         if last:
-            more += b"connection: close\r\n"
-        self.transport.write(b"".join((STATUS_LINE[answer.status], default, head, more, b"\r\n", body)))
+            more.append(b"connection: close\r\n")
+        self.transport.write(
+            b"%bcontent-type: %b\r\ncontent-length: %d\r\nx-request-id: %b\r\n%b\r\n%b"
+            % (
+                STATUS_LINE[answer.status],
+                answer.content_type.encode(),
+                len(body),
+                request_id.encode(),
+                b"".join(more),
+                body,
+            )
+        )
         if last:
             self.transport.close()
 

@@ -37,6 +37,8 @@ STATION_STEP = 200_000
 # Matrix products add in an order that depends on the size of the table. Rounding to six decimals, far above that noise
 # and far below any instrument, makes a row's features, and so the branches it takes, the same in every table.
 SCALE = 1e6
+# numpy takes longer to make an array of it than to multiply a row.
+_SCALE = np.array(SCALE)
 DAYS = 367
 
 WINDS = ("gust", "9am", "3pm")
@@ -70,7 +72,8 @@ def build(table: Table) -> Array:
 
 def matrix(table: Table, rows: slice = slice(None)) -> Array:
     """What `build` returns, for some of the rows, and without the warning: threads share Python's list of those."""
-    return _rounded(np.column_stack([values[rows] for values in _columns(table).values()]))
+    found = np.column_stack([values[rows] for values in _columns(table).values()])
+    return _rounded(found, out=found)
 
 
 def build_row(row: Mapping[str, Any]) -> Array:
@@ -81,11 +84,9 @@ def build_row(row: Mapping[str, Any]) -> Array:
     """
     date: datetime.date | None = row["Date"]
     day = date.toordinal() - datetime.date(date.year, 1, 1).toordinal() + 1 if date else 0
-    gust, morning, afternoon = (_CODES.get(row[name], -1) for name in DIRECTION_COLUMNS)
     compute, pack = _row_function()
-    values = compute(row, gust, morning, afternoon, stations.known().position.get(row["Location"], -1), day)
     # Packed as bytes they are an array in half the time that numpy takes to look at each of them.
-    return _rounded(np.frombuffer(bytearray(pack(*values))).reshape(1, -1))
+    return _rounded(np.frombuffer(pack(*compute(row, day)))[None])
 
 
 def unknown_stations(locations: NDArray[np.str_]) -> str | None:
@@ -115,10 +116,11 @@ def context() -> NDArray[np.bool_]:
     return np.arange(len(names())) >= own()
 
 
-def _rounded(values: Array) -> Array:
-    np.multiply(values, SCALE, out=values)
-    np.rint(values, out=values)
-    return np.divide(values, SCALE, out=values)
+def _rounded(values: Array, out: Array | None = None) -> Array:
+    scaled: Array = np.multiply(values, _SCALE, out=out)
+    np.rint(scaled, out=scaled)
+    np.divide(scaled, _SCALE, out=scaled)
+    return scaled
 
 
 def _columns(table: Table) -> Columns:
@@ -187,10 +189,11 @@ def _row_function() -> tuple[Callable[..., tuple[float, ...]], Callable[..., byt
         **{name: Lookup(name) for name in tables},
     )
     row = {name: program.term(f"row[{name!r}]") for name in (*NUMBERS, "RainToday")}
-    places = ("gust", "morning", "afternoon", "place", "day")
-    *codes, place, day = (Term(program, name) for name in places)
-    columns = _own(row, codes, place, day, on)
-    compute = program.function(", ".join(("row", *places)), columns.values(), tables | {"log": np.log})
+    codes = [program.term(f"codes.get(row[{name!r}], -1)") for name in DIRECTION_COLUMNS]
+    place = program.term("places.get(row['Location'], -1)")
+    columns = _own(row, codes, place, Term(program, "day"), on)
+    known = tables | {"log": np.log, "codes": _CODES, "places": stations.known().position}
+    compute = program.function("row, day", columns.values(), known)
     return compute, struct.Struct(f"{len(columns)}d").pack
 
 

@@ -81,8 +81,7 @@ class Metrics(Collector):
         """Count the forecast of a row alone."""
         self.rows += 1
         self.probability.add(probability)
-        for name in MEASUREMENTS:
-            value = row[name]
+        for name, value in row.items():
             if value != value or value == "":  # pylint: disable=comparison-with-itself  # the quickest test for NaN
                 self.missing[name] += 1
 

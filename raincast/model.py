@@ -27,7 +27,7 @@ from raincast import __version__, features, stations
 
 DIRECTORY = Path(__file__).resolve().parent.parent / "model"
 DESCRIPTION, GRAPH, ROW_GRAPH, PIPELINE = "model.json", "model.onnx", "model-row.onnx", "model.joblib"
-INPUT = "features"
+INPUT, OUTPUT = "features", "probability_of_rain"
 REPORT = "report"
 # onnxruntime adds the trees of one row and of many in another order. Rounding leaves out the digits that depend on it,
 # and keeps forecasts of the same row equal to 1e-12.
@@ -65,7 +65,7 @@ def run(graph: onnxruntime.InferenceSession, matrix: NDArray[np.float64]) -> NDA
     expect.
     """
     order = np.argsort(matrix[:, features.names().index("longitude")], kind="stable")
-    (ordered,) = graph.run(None, {INPUT: matrix[order]})
+    (ordered,) = graph.run((OUTPUT,), {INPUT: matrix[order]})
     fcst = np.empty(len(matrix))
     fcst[order] = ordered[:, 0]
     return np.rint(fcst * SCALE) / SCALE
@@ -95,7 +95,7 @@ class Model:
 
     def probability_alone(self, matrix: NDArray[np.float64]) -> float:
         """Probability of rain for the one row of `features.build_row`."""
-        (fcst,) = self.row_graph.run(None, {INPUT: matrix})
+        (fcst,) = self.row_graph.run((OUTPUT,), {INPUT: matrix})
         return float(round(fcst.item() * SCALE) / SCALE)
 
 

@@ -17,7 +17,6 @@ from sklearn.pipeline import Pipeline
 from raincast import features, model
 from raincast.observations import ObservationError
 
-OUTPUT = "probability_of_rain"
 TOLERANCE = 1e-9
 PARITY_ROWS = 10_000
 BRANCH_LEQ = 0
@@ -42,20 +41,22 @@ def to_onnx(fitted: Pipeline, *, context: bool = True) -> bytes:
     trees = [tree for tree in trees if len(tree) > 1]
     if not trees:
         raise ObservationError("no tree has a split: there are too few observations to learn from")
+    # Trees that ask the same first follow each other: a branch then tells the processor something about the next ones.
+    trees.sort(key=lambda tree: (int(tree["feature_idx"][0]), float(tree["num_threshold"][0])))
     # Trees and baseline have no public accessor; the parity check at every export guards against a change of them.
     # Each operator takes a microsecond: what is added to all trees is added to the first one's leaves.
     baseline = fitted[-1]._baseline_prediction.item() + constant  # pylint: disable=protected-access
     trees[0]["value"] += baseline
     nodes = [
         helper.make_node("TreeEnsemble", [model.INPUT], ["logit"], "trees", domain="ai.onnx.ml", **_attributes(trees)),
-        helper.make_node("Sigmoid", ["logit"], [OUTPUT]),
+        helper.make_node("Sigmoid", ["logit"], [model.OUTPUT]),
     ]
     width = len(features.names()) if context else features.own()
     graph = helper.make_graph(
         nodes,
         "raincast",
         [helper.make_tensor_value_info(model.INPUT, TensorProto.DOUBLE, ["rows", width])],
-        [helper.make_tensor_value_info(OUTPUT, TensorProto.DOUBLE, ["rows", 1])],
+        [helper.make_tensor_value_info(model.OUTPUT, TensorProto.DOUBLE, ["rows", 1])],
     )
     opsets = [helper.make_opsetid("", 21), helper.make_opsetid("ai.onnx.ml", 5)]
     proto = helper.make_model(graph, opset_imports=opsets, ir_version=10, producer_name="raincast")

@@ -196,8 +196,11 @@ def _is_day(date: datetime.date | None) -> bool:
 
 
 def _row(names: Sequence[str], values: tuple[Any, ...]) -> Row | None:
-    given = dict(zip(names, values, strict=False))
-    row = _NOTHING | (given if None not in values else {n: v for n, v in given.items() if v is not None})
+    row = dict(zip(names, values, strict=False))
+    if names is not _NAMES:
+        row = _NOTHING | row
+    if None in values:
+        row |= {name: _NOTHING[name] for name in names if row[name] is None}
     if not (_is_place(row["Location"]) and _is_day(row["Date"])):
         return None
     row["Date"] = row["Date"] or None
