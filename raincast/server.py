@@ -43,6 +43,12 @@ MAX_WAITING = 16
 FORECASTS = {FORECAST, INVOCATIONS}
 NOT_POST = ["GET", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE"]
 REQUEST_ID = re.compile(r"[\w.:/+=@-]{1,128}", re.ASCII)
+# https://www.w3.org/TR/trace-context/: version, trace, the caller's span, flags; only later versions may have more.
+TRACEPARENT = re.compile(
+    rb"(?:(00)|(?!00|ff)[0-9a-f]{2})-(?!0{32})(?P<trace>[0-9a-f]{32})-(?!0{16})(?P<parent>[0-9a-f]{16})-[0-9a-f]{2}"
+    rb"(?(1)|(?:-.*)?)",
+    re.DOTALL,
+)
 
 Scope = Any
 Receive = Callable[[], Awaitable[Any]]
@@ -105,7 +111,7 @@ class Service:
             answer = self._counted(self.forecaster.answer(path, headers, body), request_id)
         except Exception as error:  # pylint: disable=broad-exception-caught  # whatever it is, the client gets an answer
             answer = self._failed(path, error)
-        self._note(start, "POST", path, answer, request_id)
+        self._note(start, "POST", path, answer, request_id, headers)
         return answer, request_id
 
     def refused(self, problem: Problem) -> None:
@@ -128,7 +134,7 @@ class Service:
             answer = self._failed(path, error)
         if answer.kind != "disconnected":
             await self._send(answer, method, request_id, send)
-        self._note(start, method, path, answer, request_id)
+        self._note(start, method, path, answer, request_id, headers)
 
     def _failed(self, path: str, error: Exception) -> Answer:
         if not isinstance(error, Problem):
@@ -154,7 +160,7 @@ class Service:
             return text
         return f"{self._id_prefix}-{next(self._ids):x}"
 
-    def _note(self, start: float, method: str, path: str, answer: Answer, request_id: str) -> None:
+    def _note(self, start: float, method: str, path: str, answer: Answer, request_id: str, headers: Headers) -> None:
         """One line in the request log, and the metrics."""
         seconds = time.perf_counter() - start
         known = path if path in openapi.PATHS else "other"
@@ -163,8 +169,9 @@ class Service:
             self.metrics.errors[answer.kind] += 1
         shown = f'"{path}"' if known == path else msgspec.json.encode(shorten(path, 200)).decode()
         line = (
-            f'{{"time":"{self._time()}","request_id":"{request_id}","method":"{method}","path":{shown},'
-            f'"status":{answer.status},"rows":{answer.rows},"milliseconds":{seconds * 1000:.3f}{self._line_end}'
+            f'{{"time":"{self._time()}","request_id":"{request_id}"{_trace(headers)},"method":"{method}",'
+            f'"path":{shown},"status":{answer.status},"rows":{answer.rows},'
+            f'"milliseconds":{seconds * 1000:.3f}{self._line_end}'
         )
         self._log.write(line.encode())
 
@@ -230,6 +237,13 @@ class Service:
         dropped = (b"content-type", b"content-length")
         answer.headers = tuple((name, value) for name, value in headers if name not in dropped)
         return answer
+
+
+def _trace(headers: Headers) -> str:
+    """Members of the request log that name the trace a request belongs to, where it came with one."""
+    given = headers.get(b"traceparent")
+    found = TRACEPARENT.fullmatch(given) if given is not None else None
+    return f',"trace_id":"{found["trace"].decode()}","parent_id":"{found["parent"].decode()}"' if found else ""
 
 
 def _routes(service: Service) -> Starlette:

@@ -548,6 +548,35 @@ def test_a_request_id_is_taken_over_where_it_is_sane(given_id: str, kept: bool, 
     assert server.forecast([ROW]).headers["x-request-id"] != server.forecast([ROW]).headers["x-request-id"]
 
 
+TRACE, PARENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
+
+
+@pytest.mark.parametrize(("traceparent", "followed"), [
+    (f"00-{TRACE}-{PARENT}-01", True),
+    (f"00-{TRACE}-{PARENT}-00", True),
+    (f"cc-{TRACE}-{PARENT}-01", True),
+    (f"cc-{TRACE}-{PARENT}-01-what-comes-later", True),
+    (f"cc-{TRACE}-{PARENT}-01.no", False),
+    (f"00-{TRACE}-{PARENT}-01-no", False),
+    (f"ff-{TRACE}-{PARENT}-01", False),
+    (f"00-{TRACE.upper()}-{PARENT}-01", False),
+    (f"00-{'0' * 32}-{PARENT}-01", False),
+    (f"00-{TRACE}-{'0' * 16}-01", False),
+    (f"00-{TRACE}-{PARENT}", False),
+    (f'00-{TRACE}-{PARENT}-01"', False),
+    ("", False),
+])  # fmt: skip
+def test_the_request_log_names_the_trace_of_a_valid_traceparent(
+    traceparent: str, followed: bool, server: Server
+) -> None:
+    expected = {"trace_id": TRACE, "parent_id": PARENT} if followed else {}
+    for rows in (1, 300):
+        request_id = server.forecast(many(rows), traceparent=traceparent).headers["x-request-id"]
+        line = server.logged(request_id)
+        assert line["rows"] == rows
+        assert {name: line[name] for name in line if name in ("trace_id", "parent_id")} == expected
+
+
 def test_a_request_id_of_several_lines_is_no_request(server: Server) -> None:
     head = request("GET", "/healthz").replace(b"\r\n\r\n", b"\r\nx-request-id: a\n b\x00c\r\n\r\n")
     assert_refused(server.raw(head), 400)
