@@ -16,6 +16,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +89,13 @@ class Model:
     def version(self) -> str:
         """Package version and the start of the graph's SHA-256."""
         return str(self.description["version"])
+
+    @property
+    def trained(self) -> float:
+        """When it was trained, in seconds since 1970. Raises ModelError where it does not say."""
+        if "trained" not in self.description:
+            raise ModelError("the model does not say when it was trained; train again with this version of Raincast")
+        return datetime.fromisoformat(self.description["trained"]).timestamp()
 
     def probability_of_rain(self, matrix: NDArray[np.float64]) -> NDArray[np.float64]:
         """Probability of rain for each row of `features.build`, shape (rows,)."""

@@ -182,7 +182,7 @@ def _intervals(verification: dict[str, Any]) -> list[list[str]]:
 
 
 def _provenance(description: dict[str, Any]) -> list[tuple[str, Any]]:
-    names = ("rows", "period", "data", "data_sha256", "commit", "config", "versions")
+    names = ("rows", "period", "data", "data_sha256", "commit", "trained", "config", "versions")
     return [(name.replace("_", " "), description[name]) for name in names]
 
 

@@ -77,11 +77,12 @@ class Service:
             raise OSError("standard output is closed, which the request log goes to")
         self._log = Journal(to_descriptor(sys.stdout.fileno()))
         self._forecast_log = Journal(to_file(forecast_log)) if forecast_log else None
-        description = model.description
+        description, trained = model.description, model.trained
         self.metrics = metrics.Metrics(
             {"name": description["name"], "version": model.version}
             | {key: str(description[key]) for key in ("commit", "data_sha256")},
             {
+                "model_trained_timestamp_seconds": ("When the model that serves was trained.", lambda: trained),
                 "ready": ("1 until the service drains.", lambda: float(not self.draining)),
                 "waiting_requests": ("Large requests that wait or are being forecast.", lambda: self._waiting),
                 "request_log_lost_lines": ("Lines that could not be written.", lambda: self._log.lost),

@@ -8,6 +8,7 @@ import io
 import os
 import platform
 import subprocess
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib import metadata
@@ -206,9 +207,11 @@ def verify(
 
 
 def describe(config: ModelConfig, table: Table, rows: Rows, data: str, data_sha256: str) -> dict[str, Any]:
-    """Where a model comes from: data, period, settings, code and libraries."""
+    """Where a model comes from: data, period, settings, code, time and libraries."""
     dates = table["Date"][rows]
     libraries = ("numpy", "scikit-learn", "onnx", "onnxruntime")
+    # https://reproducible-builds.org/specs/source-date-epoch/: who wants the same model.json again says when it is.
+    now = int(os.environ.get("SOURCE_DATE_EPOCH") or time.time())
     return {
         "data": data if "://" in data else Path(data).name,
         "data_sha256": data_sha256,
@@ -216,6 +219,7 @@ def describe(config: ModelConfig, table: Table, rows: Rows, data: str, data_sha2
         "period": None if np.isnat(dates).any() else [str(dates.min()), str(dates.max())],
         "config": asdict(config),
         "commit": commit(),
+        "trained": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(now)),
         "versions": {"python": platform.python_version()} | {name: metadata.version(name) for name in libraries},
     }
 

@@ -637,6 +637,7 @@ def test_the_metrics_count_what_was_asked(trained: Path, tmp_path: Path) -> None
         assert server.metric("raincast_probability_of_rain_bucket", le="+Inf") == 307
         assert server.metric("raincast_request_seconds_count", path="/forecast") == 11
         assert server.metric("raincast_ready") == 1
+        assert server.metric("raincast_model_trained_timestamp_seconds") == model.load(trained).trained
         assert server.metric("raincast_request_log_lost_lines_total") == 0
         description = model.describe(trained)
         info = {name: str(description[name]) for name in ("name", "version", "commit", "data_sha256")}

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +105,15 @@ def test_a_saved_directory_loads_and_knows_its_content(trained: Path, tmp_path: 
     assert loaded.description["scores"] == {"skill": None}
     there = sorted(path.name for path in target.iterdir())
     assert there == ["model-row.onnx", "model.joblib", "model.json", "model.onnx", "report"]
+
+
+def test_a_model_says_when_it_was_trained_or_that_it_does_not_know(trained: Path) -> None:
+    loaded = model.load(trained)
+    description = loaded.description | {"trained": "1970-01-02T00:00:01Z"}
+    assert replace(loaded, description=description).trained == 86_401
+    del description["trained"]
+    with pytest.raises(model.ModelError, match="does not say when it was trained; train again"):
+        _ = replace(loaded, description=description).trained
 
 
 def test_a_new_model_takes_the_place_of_the_old_and_leaves_nothing_behind(copy: Path) -> None:

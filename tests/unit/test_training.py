@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import io
 import json
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -347,3 +349,15 @@ def test_the_description_names_the_data_but_no_folder(data: str, name: str, unda
     assert description["data"] == name
     assert description["rows"] == 100
     assert description["config"]["iterations"] == 12
+
+
+def test_the_description_says_when_unless_it_is_told(undated: Table, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = np.arange(len(undated["Location"])) < 100
+    monkeypatch.delenv("SOURCE_DATE_EPOCH", raising=False)
+    before = int(time.time())
+    trained = training.describe(CONFIG, undated, rows, "data.csv", "abc")["trained"]
+    assert before <= dt.datetime.fromisoformat(trained).timestamp() <= time.time()
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "1767225600")
+    told = training.describe(CONFIG, undated, rows, "data.csv", "abc")
+    assert told["trained"] == "2026-01-01T00:00:00Z"
+    assert told == training.describe(CONFIG, undated, rows, "data.csv", "abc")
