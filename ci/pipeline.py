@@ -2,7 +2,7 @@
 
 gitlab-ci-local runs each job in a copy of a fresh clone, and passes artefacts and variables as GitLab does; the image goes
 to a registry on this machine. What is not committed takes no part. Without JOB all jobs run, in the order of their stages
-and needs; with JOB these, after the jobs that they need.
+and needs; with JOB only these, so name what they need as well: train test-accuracy.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def _git(folder: Path, *arguments: object) -> None:
 
 
 def run(folder: Path, jobs: Sequence[str] = (), variables: dict[str, str] | None = None, echo: bool = False) -> Outcome:
-    """Run a clone's pipeline, or some jobs of it with what they need, with further variables.
+    """Run a clone's pipeline, or some jobs of it, with further variables.
 
     `echo` shows what the jobs print while they run.
     """
@@ -75,7 +75,7 @@ def run(folder: Path, jobs: Sequence[str] = (), variables: dict[str, str] | None
     given = {"CI_REGISTRY_IMAGE": f"{REGISTRY}/{IMAGE}", "UV_CACHE_DIR": _uv_cache()} | (variables or {})
     call = [str(GITLAB_CI_LOCAL), "--force-shell-executor", "--shell-isolation", "--no-color", "--quiet=false"]
     call += [word for name, value in given.items() for word in ("--variable", f"{name}={value}")]
-    call += ["--needs", *jobs] if jobs else []
+    call += jobs
     env = {name: value for name, value in os.environ.items() if not name.startswith(NOT_PASSED)}
     start = time.monotonic()
     lines = []
@@ -131,7 +131,7 @@ def base_image() -> str:
 def main() -> int:
     """Run the pipeline of this checkout and say how long each job took."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("jobs", nargs="*", metavar="JOB", help="run these, after the jobs that they need")
+    parser.add_argument("jobs", nargs="*", metavar="JOB", help="run only these")
     parser.add_argument(
         "--variable", action="append", default=[], metavar="NAME=VALUE", help="a variable of the project"
     )

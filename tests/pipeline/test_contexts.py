@@ -106,6 +106,12 @@ def test_the_file_is_short_and_nothing_in_it_is_deprecated(document: dict[str, A
 
 @pytest.mark.parametrize("name", [".gitlab-ci.yml", "ci/security.yml", "ci/signing.yml"])
 def test_the_files_are_as_gitlabs_schema_says(name: str) -> None:
-    call = [ROOT / ".venv/bin/check-jsonschema", "--builtin-schema", "vendor.gitlab-ci", "--data-transform", "gitlab-ci"]
+    call = [
+        ROOT / ".venv/bin/check-jsonschema",
+        "--builtin-schema",
+        "vendor.gitlab-ci",
+        "--data-transform",
+        "gitlab-ci",
+    ]
     done = subprocess.run([*map(str, call), str(ROOT / name)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout

@@ -20,7 +20,7 @@ from tests.pipeline import faults
 from tests.pipeline.test_contexts import CONTEXTS
 
 SECRET = "a-password-nobody-may-see"
-IN_A_FOLDER = "import sys; sys.exit(0)"
+AUTHOR = ["-c", "user.name=Somebody", "-c", "user.email=somebody@example.org"]
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Project:
     base: str
 
     def run(self, folder: Path, *jobs: str, **variables: str) -> Outcome:
-        """Run jobs of a clone, with what they need; all of them without any."""
+        """Run jobs of a clone; all of them where none is named."""
         account = {"CI_REGISTRY": REGISTRY, "CI_REGISTRY_USER": "robot", "CI_REGISTRY_PASSWORD": SECRET}
         return pipeline.run(
             folder, jobs, {"BASE_IMAGE": self.base, "CI_REGISTRY_IMAGE": self.image} | account | variables
@@ -144,4 +144,60 @@ def test_bill_of_materials_and_provenance_are_attached_to_the_image(published: s
     assert {"sha256": about["data_sha256"]} in known and {"sha256": about["files"]["model.onnx"]} in known
 
 
-# The gates are real. Each fault is committed to a project whose model in use is the one of `master`.
+# The gates are real. Each fault is pushed to a project whose model in use is the one of `master`.
+
+
+def committed(fault: Callable[[Path], dict[str, str]], folder: Path) -> dict[str, str]:
+    """A clone with a fault in its last commit; returns the variables that go with it."""
+    pipeline.clone(ROOT, folder)
+    variables = fault(folder)
+    for arguments in (["add", "--all"], ["commit", "--quiet", "--message", "A fault"]):
+        subprocess.run(["git", *AUTHOR, *arguments], cwd=folder, check=True)
+    return variables
+
+
+def large_file(checkout: Path) -> dict[str, str]:
+    """Somebody wants the whole history in the image."""
+    with (checkout / "data" / "history.csv").open("wb") as file:
+        file.truncate(300_000_000)
+    ignored, recipe = checkout / ".dockerignore", checkout / "Dockerfile"
+    ignored.write_text(ignored.read_text(encoding="utf-8") + "!data/history.csv\n", encoding="utf-8")
+    before, after = "COPY data/sample.csv ", "COPY data/history.csv data/sample.csv "
+    assert before in recipe.read_text(encoding="utf-8")
+    recipe.write_text(recipe.read_text(encoding="utf-8").replace(before, after), encoding="utf-8")
+    return {}
+
+
+# What a fault is, which jobs run up to the one that it turns red, and what that one says. Most faults are plain with few
+# trees as well.
+QUICK = {"RAINCAST_ITERATIONS": "60"}
+TRAIN, ACCURACY, IMAGE = ("train",), ("train", "test-accuracy"), ("train", "build-image")
+FAULTS: list[tuple[Callable[[Path], dict[str, str]], tuple[str, ...], dict[str, str], str]] = [
+    (faults.value_out_of_limits, TRAIN, QUICK, "row 1001, Humidity3pm: '171' is not a number, 0 to 100 %"),
+    (faults.missing_target, TRAIN, QUICK, "there is no column RainTomorrow to learn from"),
+    (faults.label_leak, ACCURACY, QUICK, "too good to be true: 'one row' has a ROC AUC of "),
+    (faults.shuffled_target, ACCURACY, QUICK, "below the floor: 'one row' has a roc_auc of "),
+    (faults.noise, ACCURACY, QUICK, "below the floor: 'one row' has a roc_auc of "),
+    (faults.simpler_model, ACCURACY, {}, "RED: worse than the model in use, beyond chance"),
+    (faults.slow_model, ("train", "test-performance"), {}, "times as long as a route that does nothing"),
+    (large_file, IMAGE, QUICK, "MB above its base, 230 MB are allowed: /app/data/history.csv 300 MB"),
+]
+
+
+@pytest.mark.parametrize(("fault", "jobs", "variables", "reason"), FAULTS, ids=[fault[0].__name__ for fault in FAULTS])
+def test_a_fault_turns_the_pipeline_red_at_its_job(
+    fault: Callable[[Path], dict[str, str]],
+    jobs: tuple[str, ...],
+    variables: dict[str, str],
+    reason: str,
+    project: Project,
+    published: str,
+    tmp_path: Path,
+) -> None:
+    variables = variables | committed(fault, tmp_path / "clone")
+    outcome = project.run(tmp_path / "clone", *jobs, **variables)
+    print(outcome)
+    assert outcome.failed == [jobs[-1]], outcome.output[-3000:]
+    assert outcome.exit_code != 0
+    assert reason in outcome.output
+    assert registry.digest(f"{project.image}:latest") == published.partition("@")[2]
