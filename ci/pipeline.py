@@ -1,8 +1,8 @@
 """Run .gitlab-ci.yml here, as a push of the last commit to master would on GitLab: python -m ci.pipeline [JOB ...]
 
-gitlab-ci-local runs each job in a copy of a fresh clone, and passes artefacts and variables as GitLab does; the image goes
-to a registry on this machine. What is not committed takes no part. Without JOB all jobs run, in the order of their stages
-and needs; with JOB only these, so name what they need as well: train test-accuracy.
+gitlab-ci-local runs each job in a copy of a fresh clone, and passes artefacts and variables as GitLab does; the image
+goes to a registry on this machine. What is not committed takes no part. Without JOB all jobs run, in the order of their
+stages and needs; with JOB only these, so name what they need as well: train test-accuracy.
 """
 
 from __future__ import annotations

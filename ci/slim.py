@@ -11,8 +11,8 @@ import sys
 import sysconfig
 from pathlib import Path
 
-# Tests, tools for training and for building extensions, and onnxruntime's library for C programs, which its Python module
-# is not linked to.
+# Tests, tools for training and for building extensions, and onnxruntime's library for C programs, which its module for
+# Python is not linked to.
 UNUSED = [
     "**/tests",
     "numpy/_core/include",

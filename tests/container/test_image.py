@@ -35,8 +35,8 @@ def docker(*arguments: object, stdin: bytes | None = None) -> subprocess.Complet
     return subprocess.run(call, input=stdin, capture_output=True, timeout=PATIENCE, check=False)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def image(base_image: str, trained: Path) -> Path:
+@pytest.fixture(name="image", scope="module", autouse=True)
+def fixture_image(base_image: str, trained: Path) -> Path:
     """The folder that building the image has left, with the image's files and papers."""
     assert trained
     return build(base_image)

@@ -168,7 +168,7 @@ def large_file(checkout: Path) -> dict[str, str]:
     return {}
 
 
-# What a fault is, which jobs run up to the one that it turns red, and what that one says. Most faults are plain with few
+# What a fault is, which jobs run up to the one that it turns red, and what that says. Most faults are plain with few
 # trees as well.
 QUICK = {"RAINCAST_ITERATIONS": "60"}
 TRAIN, ACCURACY, IMAGE = ("train",), ("train", "test-accuracy"), ("train", "build-image")
