@@ -80,7 +80,7 @@ def build() -> None:
     found = sbom.distributions(FILES)
     check(found)
     (BUILT / "sbom.cdx.json").write_bytes(sbom.bill(found, about, labels["REVISION"]))
-    if subprocess.run(["docker", "info"], capture_output=True, check=False).returncode == 0:
+    if shutil.which("docker") and not subprocess.run(["docker", "info"], capture_output=True, check=False).returncode:
         run("skopeo", "copy", "--quiet", f"dir:{FILES}", f"docker-daemon:{LOCAL}")
         print(f"{LOCAL} is in Docker's engine")
 

@@ -102,7 +102,7 @@ def files(paths: list[Path]) -> Iterator[tuple[tarfile.TarInfo, IO[bytes] | None
 
 
 def without_builder(folder: Path) -> None:
-    """Take what differs in every build out of an image's configuration: the builder's host name, container and parent."""
+    """Take what differs in every build out of an image's configuration: the builder's host, container, parent."""
     content = manifest(folder)
     path = folder / content["config"]["digest"].partition(":")[2]
     config = json.loads(path.read_bytes())

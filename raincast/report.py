@@ -122,7 +122,7 @@ def write(
     fcsts: dict[str, Array],
     obs: Array,
 ) -> None:
-    """Write into a folder: the plots, model-card.md, model-card.html (one file, plots inside), scores.txt, metrics.txt."""
+    """Write the plots, model-card.md, model-card.html (one file, plots inside), scores.txt and metrics.txt."""
     verification = description["verification"]
     plots = {"reliability": _reliability(verification), "roc": _roc(fcsts, obs), "stations": _stations(verification)}
     if verification["months"]:
