@@ -5,7 +5,9 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 # What is installed is told by content: in a pipeline times of files are those of the checkout.
 INSTALLED := $(VENV)/.installed-$(shell sha256sum requirements.txt | head -c 16)
-SOURCES := raincast train.py prediction.py tests data benchmarks ci
+SOURCES := raincast train.py prediction.py tests data benchmarks ci ci/manifests
+# checkov and MLflow cannot be in one environment.
+MANIFEST_TOOLS := $(VENV)/manifests/.installed-$(shell sha256sum ci/requirements-manifests.txt | head -c 16)
 # What a model is made of and by. In a pipeline the model comes from another job, and is older than the checkout.
 MODEL_FROM := $(if $(CI),,train.py requirements.txt data/observations.csv.gz data/stations.csv $(wildcard raincast/*.py))
 COMMA := ,
@@ -14,7 +16,8 @@ CODE_QUALITY := $(if $(CI),--load-plugins=ci.code_quality --output-format=text$(
 GITLAB_CI_LOCAL := .cache/npm/node_modules/.bin/gitlab-ci-local
 
 .PHONY: help forecast train predict serve test lint format unit integration accuracy performance image publish pipeline \
-  pages release-notes sign benchmark benchmark-training benchmark-serving benchmark-files lock clean
+  pages release-notes sign deployment manifests benchmark benchmark-training \
+  benchmark-serving benchmark-files lock clean
 
 help:         ## what there is
 	@sed -nE 's/^([a-z -]+):.*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 28
@@ -33,7 +36,7 @@ predict: model/model.json  ## forecast; INPUT=observations.csv PREDICT="-o forec
 serve: model/model.json  ## forecasts over HTTP on http://127.0.0.1:8080; SERVE="--port 9000"
 	@$(BIN)/python prediction.py serve $(SERVE)
 
-test: lint model/model.json  ## lint, then every test
+test: lint model/model.json $(MANIFEST_TOOLS)  ## lint, then every test
 	$(BIN)/python -m pytest
 
 lint: $(INSTALLED)  ## formatting, pylint (10.00), types, Dockerfile, pipeline
@@ -76,6 +79,12 @@ pages: $(if $(CI),,model/model.json)  ## the model's report as a site, in public
 release-notes:  ## what CHANGELOG.md says of $$CI_COMMIT_TAG, in reports/release-notes.md
 	ci/release-notes
 
+deployment: model/model.json $(MANIFEST_TOOLS)  ## tests of manifests
+	$(BIN)/python -m pytest tests/$@
+
+manifests: $(INSTALLED) $(MANIFEST_TOOLS)  ## render k8s/ and check it: schemas, policies, rules of alerts
+	PATH="$(VENV)/manifests/bin:$$PATH" $(BIN)/python ci/manifests
+
 benchmark: model/model.json  ## a forecast from start to end, beside importing scikit-learn and pandas
 	$(BIN)/python benchmarks/start_up.py
 
@@ -93,6 +102,8 @@ lock: $(INSTALLED)  ## pin every dependency anew, with hashes
 	  --extra dev pyproject.toml -o requirements.txt
 	$(BIN)/uv pip compile -q --python-version 3.11 --generate-hashes --custom-compile-command 'make lock' \
 	  -c requirements.txt pyproject.toml -o requirements-serve.txt
+	$(BIN)/uv pip compile -q --python-version 3.11 --generate-hashes --custom-compile-command 'make lock' --upgrade \
+	  ci/requirements-manifests.in -o ci/requirements-manifests.txt
 
 clean:        ## remove what was made: environment, model, runs
 	rm -rf $(VENV) model mlflow.db mlruns mlartifacts
@@ -110,6 +121,11 @@ $(INSTALLED): requirements.txt
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes -r requirements.txt || \
 	  $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.txt
 	@rm -f $(VENV)/.installed-* && touch $@
+
+$(MANIFEST_TOOLS): ci/requirements-manifests.txt | $(INSTALLED)
+	$(PYTHON) -m venv $(VENV)/manifests
+	$(VENV)/manifests/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
+	@rm -f $(VENV)/manifests/.installed-* && touch $@
 
 $(GITLAB_CI_LOCAL):
 	npm install --no-save --silent --prefix .cache/npm gitlab-ci-local@4.73.0

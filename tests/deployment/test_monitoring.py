@@ -1,0 +1,144 @@
+"""Alerts, dashboard and their tests: about what the service exports, and explained."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.conftest import ROOT
+from tests.deployment.cluster import K8S, SEARCH, Object, need, of_kind
+from tests.integration.serving import ROW, Server, many
+
+Manifests = dict[str, list[Object]]
+Labels = dict[str, dict[str, set[str]]]
+MONITORING = K8S / "components" / "monitoring"
+# What Prometheus adds to every series of a pod.
+TARGET = {"namespace", "pod", "job", "service", "instance"}
+METRIC = re.compile(r"\b(?<!:)((?:raincast|process)_\w+)(?:\{([^}]*)\})?")
+MATCHER = re.compile(r'(\w+)\s*(=~|=)\s*"([^"]*)"')
+
+
+@pytest.fixture(scope="module", name="exported")
+def fixture_exported(service: Server) -> Labels:
+    """The values of each label of each metric that the service exports, after forecasts and refusals."""
+    assert service.forecast([ROW]).status == 200
+    assert service.forecast(many(300)).status == 200
+    assert service.forecast([{}]).status == 422
+    assert service.ask("POST", "/invocations", b"{").status == 400
+    assert service.ask("GET", "/nowhere").status == 404
+    found: Labels = {}
+    for name, labels in service.metrics():
+        known = found.setdefault(name, {})
+        for label, value in labels:
+            known.setdefault(label, set()).add(value)
+    return found
+
+
+def queries(manifests: Manifests) -> list[str]:
+    """Every expression of rules and dashboard."""
+    objects = manifests["production-monitored"]
+    rules = of_kind(objects, "PrometheusRule")["spec"]["groups"]
+    return [rule["expr"] for group in rules for rule in group["rules"]] + dashboard_queries(manifests)
+
+
+def dashboard_queries(manifests: Manifests) -> list[str]:
+    """Every expression of the dashboard as it is in its ConfigMap."""
+    (content,) = [
+        o["data"]["dashboard.json"]
+        for o in manifests["production-monitored"]
+        if o["kind"] == "ConfigMap" and o["metadata"]["labels"].get("grafana_dashboard") == "1"
+    ]
+    return [target["expr"] for panel in json.loads(content)["panels"] for target in panel["targets"]]
+
+
+def unknown(query: str, exported: Labels) -> list[str]:
+    """What a query asks for that the service does not export."""
+    found = []
+    for metric, selector in METRIC.findall(query):
+        if metric not in exported:
+            found.append(metric)
+            continue
+        for label, operator, value in MATCHER.findall(selector):
+            if label in TARGET:
+                continue
+            values = value.split("|") if operator == "=~" else [value]
+            # Statuses and kinds of errors come with the errors.
+            known = exported[metric].get(label, set())
+            found += [
+                f"{metric}{{{label}={v}}}"
+                for v in values
+                if label not in exported[metric] or label in ("path", "le", "method") and v not in known
+            ]
+    return found
+
+
+def test_rules_and_dashboard_ask_for_what_the_service_exports(manifests: Manifests, exported: Labels) -> None:
+    asked = queries(manifests)
+    assert len(asked) > 30
+    assert not [found for query in asked for found in unknown(query, exported)]
+    grouped = {
+        label
+        for query in asked
+        for names in re.findall(r"\b(?:by|on) \(([\w, ]+)\)", query)
+        for label in names.split(", ")
+    }
+    labels = set().union(*exported.values()) | TARGET
+    assert grouped <= labels
+    assert unknown('rate(raincast_request_total{path="/x"}[5m])', exported) == ["raincast_request_total"]
+    assert unknown('raincast_requests_total{route="/forecast"}', exported) == [
+        "raincast_requests_total{route=/forecast}"
+    ]
+    assert unknown('raincast_request_seconds_bucket{le="0.3"}', exported) == ["raincast_request_seconds_bucket{le=0.3}"]
+
+
+def test_rules_are_tested_with_series_that_the_service_exports(exported: Labels) -> None:
+    series = {
+        one["series"]
+        for path in MONITORING.glob("rules*-test.yaml")
+        for test in yaml.safe_load(path.read_text())["tests"]
+        for one in test["input_series"]
+    }
+    assert len(series) > 10
+    for one in series:
+        assert not unknown(one, exported)
+        (metric, selector), *_ = METRIC.findall(one)
+        labels = {label for label, _, _ in MATCHER.findall(selector)}
+        assert exported[metric].keys() <= labels <= exported[metric].keys() | TARGET, one
+
+
+def test_the_kinds_of_errors_that_rules_name_are_those_of_the_code(manifests: Manifests) -> None:
+    code = "".join(path.read_text() for path in (ROOT / "raincast").glob("*.py"))
+    kinds = {kind for query in queries(manifests) for kind in re.findall(r'kind="(\w+)"', query)}
+    assert kinds == {"internal"}
+    for kind in kinds:
+        assert re.search(rf'Problem\(\d+, "{kind}"', code)
+
+
+def test_every_query_of_the_dashboard_can_be_read(manifests: Manifests, tmp_path: Path) -> None:
+    need("promtool")
+    asked = [q.replace("$namespace", "a").replace("$__rate_interval", "5m") for q in dashboard_queries(manifests)]
+    rules = [{"record": f"a:b:c{i}", "expr": query} for i, query in enumerate(asked)]
+    (tmp_path / "rules.yaml").write_text(yaml.safe_dump({"groups": [{"name": "a", "rules": rules}]}))
+    subprocess.run(["promtool", "check", "rules", tmp_path / "rules.yaml"], check=True, env={"PATH": SEARCH})
+    recorded = {name for query in asked for name in re.findall(r"raincast:\w+:\w+", query)}
+    groups = of_kind(manifests["production-monitored"], "PrometheusRule")["spec"]["groups"]
+    assert recorded <= {rule.get("record") for group in groups for rule in group["rules"]}
+
+
+def test_every_alert_is_tested_and_explained(manifests: Manifests) -> None:
+    groups = of_kind(manifests["production-monitored"], "PrometheusRule")["spec"]["groups"]
+    alerts = {rule["alert"] for group in groups for rule in group["rules"] if "alert" in rule}
+    fired = set()
+    for path in MONITORING.glob("rules*-test.yaml"):
+        for test in yaml.safe_load(path.read_text())["tests"]:
+            expected: list[dict[str, Any]] = test["alert_rule_test"]
+            fired |= {one["alertname"] for one in expected if one.get("exp_alerts")}
+    assert fired == alerts
+    operations = (ROOT / "docs" / "operations.md").read_text()
+    assert alerts == set(re.findall(r"^\| `(Raincast\w+)`", operations, re.M))
