@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 # What is installed is told by content: in a pipeline times of files are those of the checkout.
 INSTALLED := $(VENV)/.installed-$(shell sha256sum requirements.txt | head -c 16)
-SOURCES := raincast train.py prediction.py tests data benchmarks ci ci/manifests
+SOURCES := raincast train.py prediction.py tests data benchmarks ci ci/deploy ci/manifests
 # checkov and MLflow cannot be in one environment.
 MANIFEST_TOOLS := $(VENV)/manifests/.installed-$(shell sha256sum ci/requirements-manifests.txt | head -c 16)
 # What a model is made of and by. In a pipeline the model comes from another job, and is older than the checkout.
@@ -16,7 +16,7 @@ CODE_QUALITY := $(if $(CI),--load-plugins=ci.code_quality --output-format=text$(
 GITLAB_CI_LOCAL := .cache/npm/node_modules/.bin/gitlab-ci-local
 
 .PHONY: help forecast train predict serve test lint format unit integration accuracy performance image publish pipeline \
-  pages release-notes sign deployment manifests benchmark benchmark-training \
+  pages release-notes sign deployment manifests deploy benchmark benchmark-training \
   benchmark-serving benchmark-files lock clean
 
 help:         ## what there is
@@ -79,11 +79,14 @@ pages: $(if $(CI),,model/model.json)  ## the model's report as a site, in public
 release-notes:  ## what CHANGELOG.md says of $$CI_COMMIT_TAG, in reports/release-notes.md
 	ci/release-notes
 
-deployment: model/model.json $(MANIFEST_TOOLS)  ## tests of manifests
+deployment: model/model.json $(MANIFEST_TOOLS)  ## tests of manifests and ci/deploy
 	$(BIN)/python -m pytest tests/$@
 
 manifests: $(INSTALLED) $(MANIFEST_TOOLS)  ## render k8s/ and check it: schemas, policies, rules of alerts
 	PATH="$(VENV)/manifests/bin:$$PATH" $(BIN)/python ci/manifests
+
+deploy:       ## ENV=staging|production IMAGE=REPOSITORY@sha256:DIGEST, with the model directory of the image
+	ci/deploy $(ENV)
 
 benchmark: model/model.json  ## a forecast from start to end, beside importing scikit-learn and pandas
 	$(BIN)/python benchmarks/start_up.py
