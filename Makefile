@@ -16,7 +16,7 @@ CODE_QUALITY := $(if $(CI),--load-plugins=ci.code_quality --output-format=text$(
 GITLAB_CI_LOCAL := .cache/npm/node_modules/.bin/gitlab-ci-local
 
 .PHONY: help forecast train predict serve test lint format unit integration accuracy performance image publish pipeline \
-  pages release-notes sign deployment manifests deploy benchmark benchmark-training \
+  pages release-notes sign deployment manifests deploy load benchmark benchmark-training \
   benchmark-serving benchmark-files lock clean
 
 help:         ## what there is
@@ -79,7 +79,7 @@ pages: $(if $(CI),,model/model.json)  ## the model's report as a site, in public
 release-notes:  ## what CHANGELOG.md says of $$CI_COMMIT_TAG, in reports/release-notes.md
 	ci/release-notes
 
-deployment: model/model.json $(MANIFEST_TOOLS)  ## tests of manifests and ci/deploy
+deployment: model/model.json $(MANIFEST_TOOLS)  ## tests of manifests and ci/deploy, and a short load test
 	$(BIN)/python -m pytest tests/$@
 
 manifests: $(INSTALLED) $(MANIFEST_TOOLS)  ## render k8s/ and check it: schemas, policies, rules of alerts
@@ -87,6 +87,9 @@ manifests: $(INSTALLED) $(MANIFEST_TOOLS)  ## render k8s/ and check it: schemas,
 
 deploy:       ## ENV=staging|production IMAGE=REPOSITORY@sha256:DIGEST, with the model directory of the image
 	ci/deploy $(ENV)
+
+load: $(INSTALLED)  ## the image under twice its load, stopped and started; IMAGE=raincast:local
+	LOAD_SECONDS=30 LOAD_STARTS=100 $(BIN)/python -m pytest -s tests/deployment/test_load.py
 
 benchmark: model/model.json  ## a forecast from start to end, beside importing scikit-learn and pandas
 	$(BIN)/python benchmarks/start_up.py
