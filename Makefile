@@ -130,7 +130,8 @@ $(INSTALLED): requirements.txt
 
 $(MANIFEST_TOOLS): ci/requirements-manifests.txt | $(INSTALLED)
 	$(PYTHON) -m venv $(VENV)/manifests
-	$(VENV)/manifests/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
+	$(BIN)/uv pip install --quiet --python $(VENV)/manifests/bin/python --require-hashes -r $< || \
+	  $(VENV)/manifests/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
 	@rm -f $(VENV)/manifests/.installed-* && touch $@
 
 $(GITLAB_CI_LOCAL):

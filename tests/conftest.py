@@ -30,12 +30,17 @@ def lacking(what: str) -> None:
     pytest.skip(f"this machine has no {what}")
 
 
+def needs(*programs: str, path: str | None = None) -> None:
+    """End a test whose machine lacks one of these programs on PATH, or on another `path`."""
+    missing = [name for name in programs if shutil.which(name, path=path) is None]
+    if missing:
+        lacking(", ".join(missing))
+
+
 @pytest.fixture(scope="session")
 def engine() -> None:
     """Docker's engine, a registry on this machine, and the programs that build and copy images."""
-    missing = [name for name in ("docker", "buildah", "skopeo") if shutil.which(name) is None]
-    if missing:
-        lacking(" ".join(missing))
+    needs("docker", "buildah", "skopeo")
     if subprocess.run(["docker", "info"], capture_output=True, check=False).returncode:
         lacking("Docker engine that runs")
     try:
@@ -49,6 +54,22 @@ def engine() -> None:
 def base_image(engine: None) -> str:  # pylint: disable=unused-argument,redefined-outer-name
     """The image's base, as builds on this machine find it."""
     return pipeline.base_image()
+
+
+def build_image(base: str) -> Path:
+    """Build the image of this checkout as raincast:local; returns the folder with its files and papers."""
+    env = {name: value for name, value in os.environ.items() if not name.startswith("CI_")} | {"BASE_IMAGE": base}
+    call = [sys.executable, "-m", "ci.image", "build"]
+    done = subprocess.run(call, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return ROOT / "image"
+
+
+@pytest.fixture(name="image_folder", scope="session")
+def fixture_image_folder(base_image: str, trained: Path) -> Path:  # pylint: disable=redefined-outer-name
+    """The folder of this checkout's image, which Docker's engine knows as raincast:local."""
+    assert trained
+    return build_image(base_image)
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,6 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -20,7 +19,7 @@ import duckdb
 import pytest
 
 from raincast import __version__, forecast, model, reading
-from tests.conftest import ROOT
+from tests.conftest import ROOT, build_image
 from tests.integration.serving import PATIENCE, ROW, body_of, eventually
 
 IMAGE = "raincast:local"
@@ -35,21 +34,7 @@ def docker(*arguments: object, stdin: bytes | None = None) -> subprocess.Complet
     return subprocess.run(call, input=stdin, capture_output=True, timeout=PATIENCE, check=False)
 
 
-@pytest.fixture(name="image", scope="module", autouse=True)
-def fixture_image(base_image: str, trained: Path) -> Path:
-    """The folder that building the image has left, with the image's files and papers."""
-    assert trained
-    return build(base_image)
-
-
-def build(base: str, **env: str) -> Path:
-    """Build the image of this checkout."""
-    call = [sys.executable, "-m", "ci.image", "build"]
-    env = os.environ | {"BASE_IMAGE": base} | env
-    env.pop("CI_REGISTRY_IMAGE", None)
-    done = subprocess.run(call, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return ROOT / "image"
+pytestmark = pytest.mark.usefixtures("image_folder")
 
 
 @pytest.fixture(name="expected", scope="module")
@@ -274,11 +259,11 @@ def test_it_runs_as_a_number_and_without_a_shell() -> None:
         assert words[0] == "python"
 
 
-def test_the_bill_of_materials_lists_every_distribution(image: Path, trained: Path) -> None:
+def test_the_bill_of_materials_lists_every_distribution(image_folder: Path, trained: Path) -> None:
     listing = "from importlib.metadata import distributions as d; print(*{f'{x.name}=={x.version}' for x in d()})"
     inside = docker("run", "--rm", "--entrypoint=python", IMAGE, "-c", listing).stdout.decode().split()
     packages = docker("run", "--rm", "--entrypoint=dpkg-query", IMAGE, "--show", "--showformat=${Package}==${Version} ")
-    bill = json.loads((image / "sbom.cdx.json").read_text())
+    bill = json.loads((image_folder / "sbom.cdx.json").read_text())
     listed = {kind: set[str]() for kind in ("pypi", "deb", "")}
     for part in bill["components"]:
         kind = part.get("purl", "pkg:/").removeprefix("pkg:").split("/")[0]
@@ -307,12 +292,12 @@ def test_bytecode_is_there_for_all_that_it_runs() -> None:
     assert done.stdout.decode().strip() == "[]", done.stderr
 
 
-def test_two_builds_of_a_commit_are_the_same(image: Path, base_image: str) -> None:
-    before = (image / "files" / "manifest.json").read_bytes()
+def test_two_builds_of_a_commit_are_the_same(image_folder: Path, base_image: str) -> None:
+    before = (image_folder / "files" / "manifest.json").read_bytes()
     for line in subprocess.run(
         ["buildah", "images", "--format", "{{.Name}}:{{.Tag}}"], capture_output=True, text=True, check=True
     ).stdout.split():
         if line.startswith("localhost/raincast/dependencies:"):
             subprocess.run(["buildah", "rmi", "--force", line], capture_output=True, check=True)
     time.sleep(1.1)
-    assert (build(base_image) / "files" / "manifest.json").read_bytes() == before
+    assert (build_image(base_image) / "files" / "manifest.json").read_bytes() == before

@@ -5,14 +5,11 @@ from __future__ import annotations
 import importlib.machinery
 import importlib.util
 import os
-import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
-
-import pytest
 
 from tests.conftest import ROOT
 
@@ -20,16 +17,6 @@ K8S = ROOT / "k8s"
 # Where make puts checkov and kubernetes-validate.
 SEARCH = os.pathsep.join([str(Path(sys.prefix) / "manifests" / "bin"), os.environ["PATH"]])
 Object = dict[str, Any]
-
-
-def need(*names: str) -> None:
-    """Skip a test where a tool is missing; in CI, where none may be, fail."""
-    missing = [name for name in names if not shutil.which(name, path=SEARCH)]
-    if missing:
-        reason = f"not installed: {', '.join(missing)}"
-        if os.environ.get("CI"):
-            pytest.fail(reason)
-        pytest.skip(reason)
 
 
 def script(name: str) -> ModuleType:

@@ -11,15 +11,15 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.conftest import ROOT
-from tests.deployment.cluster import SEARCH, Object, container, need, of_kind
+from tests.conftest import ROOT, needs
+from tests.deployment.cluster import SEARCH, Object, container, of_kind
 from tests.integration.serving import Server, started
 
 
 @pytest.fixture(scope="session", name="checked")
 def fixture_checked(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
     """What `make manifests` says, and the folder with what it has rendered."""
-    need("kubectl", "kubernetes-validate", "checkov", "promtool")
+    needs("kubectl", "kubernetes-validate", "checkov", "promtool", path=SEARCH)
     out = tmp_path_factory.mktemp("rendered")
     call = [sys.executable, ROOT / "ci" / "manifests", "--out", out]
     environment = os.environ | {"PATH": SEARCH}

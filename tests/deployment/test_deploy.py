@@ -20,8 +20,8 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.conftest import ROOT
-from tests.deployment.cluster import need, of_kind
+from tests.conftest import ROOT, needs
+from tests.deployment.cluster import SEARCH, of_kind
 from tests.integration.serving import Server, environment
 
 IMAGE = "registry.example.org/someone/raincast@sha256:" + "5a" * 32
@@ -88,7 +88,7 @@ def fixture_api(service: Server) -> Iterator[str]:
 @pytest.fixture(name="deploy")
 def fixture_deploy(api: str, trained: Path, tmp_path: Path) -> Deploy:
     """Call ci/deploy with a played kubectl on PATH."""
-    need("kubectl")
+    needs("kubectl", path=SEARCH)
     real = shutil.which("kubectl")
     (tmp_path / "bin").mkdir()
     fake = tmp_path / "bin" / "kubectl"

@@ -8,14 +8,12 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-import subprocess
 import time
 from collections import Counter
 from collections.abc import Iterator
 
 import pytest
 
-from tests.deployment.cluster import need
 from tests.deployment.load import Container, Prober, Tally, at_a_rate, container, docker, forecast, one_after_another
 from tests.integration.serving import ROW, body_of, many
 
@@ -26,15 +24,10 @@ BUSY = 8
 
 
 @pytest.fixture(name="image", scope="module")
-def fixture_image() -> str:
-    """The image under test."""
-    need("docker")
-    found = subprocess.run(["docker", "image", "inspect", IMAGE], capture_output=True, text=True, check=False)
-    if found.returncode:
-        reason = f"no image {IMAGE} (`make image` makes it): {found.stderr.strip()}"
-        if os.environ.get("CI"):
-            pytest.fail(reason)
-        pytest.skip(reason)
+def fixture_image(request: pytest.FixtureRequest) -> str:
+    """The image under test: that of this checkout, where IMAGE names no other."""
+    if "IMAGE" not in os.environ:
+        request.getfixturevalue("image_folder")
     return IMAGE
 
 

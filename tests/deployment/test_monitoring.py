@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.conftest import ROOT
-from tests.deployment.cluster import K8S, SEARCH, Object, need, of_kind
+from tests.conftest import ROOT, needs
+from tests.deployment.cluster import K8S, SEARCH, Object, of_kind
 from tests.integration.serving import ROW, Server, many
 
 Manifests = dict[str, list[Object]]
@@ -121,7 +121,7 @@ def test_the_kinds_of_errors_that_rules_name_are_those_of_the_code(manifests: Ma
 
 
 def test_every_query_of_the_dashboard_can_be_read(manifests: Manifests, tmp_path: Path) -> None:
-    need("promtool")
+    needs("promtool", path=SEARCH)
     asked = [q.replace("$namespace", "a").replace("$__rate_interval", "5m") for q in dashboard_queries(manifests)]
     rules = [{"record": f"a:b:c{i}", "expr": query} for i, query in enumerate(asked)]
     (tmp_path / "rules.yaml").write_text(yaml.safe_dump({"groups": [{"name": "a", "rules": rules}]}))

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 
 import pytest
 
 from ci import pipeline
-from tests.conftest import ROOT, lacking
+from tests.conftest import ROOT, needs
 
 
 @pytest.fixture(scope="session")
 def runner() -> None:
     """gitlab-ci-local and what it needs."""
-    missing = [name for name in ("git", "npm", "rsync") if shutil.which(name) is None]
-    if missing:
-        lacking(" ".join(missing))
+    needs("git", "npm", "rsync")
     target = pipeline.GITLAB_CI_LOCAL.relative_to(ROOT)
     subprocess.run(["make", "--silent", str(target)], cwd=ROOT, check=True, capture_output=True)

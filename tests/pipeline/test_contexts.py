@@ -14,29 +14,38 @@ from cimulator.workflow import evaluate_workflow
 from ci import pipeline
 from tests.conftest import ROOT
 
-CHECKS = {"lint", "train", "unit", "integration", "test-accuracy", "test-performance"}
+CHECKS = {"lint", "manifests", "train", "unit", "integration", "test-accuracy", "test-performance"}
 PUBLISHED = CHECKS | {"build-image", "sign"}
 BRANCH = {"CI_COMMIT_BRANCH": "topic", "CI_PIPELINE_SOURCE": "push"}
 MASTER = {"CI_COMMIT_BRANCH": "master", "CI_PIPELINE_SOURCE": "push"}
 MERGE_REQUEST = {"CI_COMMIT_BRANCH": None, "CI_PIPELINE_SOURCE": "merge_request_event", "CI_MERGE_REQUEST_IID": "7"}
 TAG = {"CI_COMMIT_BRANCH": None, "CI_COMMIT_TAG": "v1.2.3", "CI_PIPELINE_SOURCE": "push"}
+CLUSTER = {"KUBE_CONTEXT": "raincast/agents:cluster"}
 # What a context's variables are, and which jobs run; none where GitLab makes no pipeline.
 CONTEXTS: dict[str, tuple[dict[str, str | None], set[str]]] = {
     "branch": (BRANCH, CHECKS),
     "branch with an open merge request": (BRANCH | {"CI_OPEN_MERGE_REQUESTS": "raincast/raincast!7"}, set()),
     "merge request": (MERGE_REQUEST, CHECKS),
     "master": (MASTER, PUBLISHED | {"pages"}),
+    "master with a cluster": (MASTER | CLUSTER, PUBLISHED | {"pages", "staging", "production"}),
+    "schedule with a cluster": (MASTER | CLUSTER | {"CI_PIPELINE_SOURCE": "schedule"}, CHECKS),
     "schedule": (MASTER | {"CI_PIPELINE_SOURCE": "schedule"}, CHECKS),
     "tag": (TAG, PUBLISHED | {"release"}),
     "tag that is no version": (TAG | {"CI_COMMIT_TAG": "nightly"}, set()),
 }
-BEFORE_PUBLISHING = ["lint", "train", "unit", "integration", "test-accuracy", "test-performance"]
 
 
 @pytest.fixture(name="document", scope="module")
 def fixture_document() -> dict[str, Any]:
-    """The pipeline's file."""
-    return dict(yaml.safe_load((ROOT / ".gitlab-ci.yml").read_text(encoding="utf-8")))
+    """The pipeline's file, its jobs with what they extend."""
+    document = dict(yaml.safe_load((ROOT / ".gitlab-ci.yml").read_text(encoding="utf-8")))
+    return {
+        name: document.get(_extended(part), {}) | part for name, part in document.items() if isinstance(part, dict)
+    } | {name: part for name, part in document.items() if not isinstance(part, dict)}
+
+
+def _extended(part: dict[str, Any]) -> str:
+    return str(part.get("extends", ""))
 
 
 @pytest.fixture(name="clone", scope="module")
@@ -54,14 +63,14 @@ def runs(document: dict[str, Any], variables: dict[str, str | None]) -> bool:
     return bool(evaluate_workflow(document["workflow"], known)[0])
 
 
-def listed(clone: Path, variables: dict[str, str | None]) -> set[str]:
-    """The jobs that gitlab-ci-local would run."""
+def listed(clone: Path, variables: dict[str, str | None]) -> dict[str, str]:
+    """The jobs that gitlab-ci-local would run, and when."""
     call = [str(pipeline.GITLAB_CI_LOCAL), "--list-csv", "--no-color"]
     for name, value in variables.items():
         call += ["--unset-variable", name] if value is None else ["--variable", f"{name}={value}"]
     done = subprocess.run(call, cwd=clone, capture_output=True, text=True, check=True)
     lines = done.stdout[done.stdout.index("name;") :].splitlines()
-    return {row["name"] for row in csv.DictReader(lines, delimiter=";") if row["when"] != "never"}
+    return {row["name"]: row["when"] for row in csv.DictReader(lines, delimiter=";") if row["when"] != "never"}
 
 
 @pytest.mark.parametrize("context", CONTEXTS)
@@ -69,7 +78,13 @@ def test_each_context_has_its_jobs(context: str, document: dict[str, Any], clone
     variables, jobs = CONTEXTS[context]
     assert runs(document, variables) == bool(jobs)
     if jobs:
-        assert listed(clone, variables) == jobs
+        assert set(listed(clone, variables)) == jobs
+
+
+@pytest.mark.parametrize(("mode", "when"), [(None, "manual"), ("auto", "on_success"), ("other", "manual")])
+def test_production_waits_for_a_person_unless_told_otherwise(mode: str | None, when: str, clone: Path) -> None:
+    found = listed(clone, MASTER | CLUSTER | {"DEPLOY_MODE": mode})
+    assert (found["staging"], found["production"]) == ("on_success", when)
 
 
 def test_nothing_is_published_before_every_check_has_passed(document: dict[str, Any]) -> None:
@@ -77,7 +92,7 @@ def test_nothing_is_published_before_every_check_has_passed(document: dict[str, 
     build = document["build-image"]
     # Without `needs` a job waits for all stages before its own.
     assert "needs" not in build
-    assert all(stages.index(document[job]["stage"]) < stages.index(build["stage"]) for job in BEFORE_PUBLISHING)
+    assert all(stages.index(document[job]["stage"]) < stages.index(build["stage"]) for job in CHECKS)
     assert stages == ["lint", "train", "test", "image", "deploy"]
 
 

@@ -46,18 +46,24 @@ def test_a_loaded_model_forecasts_probabilities(trained: Path) -> None:
     assert loaded.version.startswith(f"{__version__}+")
 
 
-@pytest.mark.parametrize("name", [model.GRAPH, model.ROW_GRAPH, model.PIPELINE, model.DESCRIPTION])
+@pytest.mark.parametrize("name", [model.GRAPH, model.ROW_GRAPH, model.DESCRIPTION])
 def test_a_file_changed_by_one_byte_is_refused(name: str, copy: Path) -> None:
     _change_one_byte(copy / name)
     with pytest.raises(ModelError, match=rf"{name}: (SHA-256 differs|not a model description)"):
         model.load(copy)
 
 
-@pytest.mark.parametrize("name", [model.GRAPH, model.ROW_GRAPH, model.PIPELINE, model.DESCRIPTION])
+@pytest.mark.parametrize("name", [model.GRAPH, model.ROW_GRAPH, model.DESCRIPTION])
 def test_a_missing_file_is_refused(name: str, copy: Path) -> None:
     (copy / name).unlink()
     with pytest.raises(ModelError, match=f"{name}: there is no such file"):
         model.load(copy)
+
+
+def test_a_directory_with_only_what_serves_is_enough(copy: Path) -> None:
+    (copy / model.PIPELINE).unlink()
+    shutil.rmtree(copy / model.REPORT)
+    assert model.load(copy).version == model.describe(copy)["version"]
 
 
 def test_a_model_of_a_time_without_a_graph_for_rows_is_refused(trained: Path, tmp_path: Path) -> None:
