@@ -7,6 +7,7 @@ healthy for as long as it runs. The command of process 1 says which of them this
 from __future__ import annotations
 
 import http.client
+import itertools
 import os
 import sys
 from pathlib import Path
@@ -19,7 +20,7 @@ def served_port(arguments: list[str], port: str) -> int | None:
     if "serve" not in arguments:
         return None
     flags = arguments[arguments.index("serve") + 1 :]
-    for flag, value in zip(flags, [*flags[1:], ""], strict=True):
+    for flag, value in itertools.zip_longest(flags, flags[1:], fillvalue=""):
         if flag == "--port":
             port = value
         elif flag.startswith("--port="):
