@@ -51,10 +51,19 @@ class Answer:
     probability: Any = None
 
 
+@dataclass(slots=True)
+class Alone:
+    """One observation, of which only the probability is not known yet, and how it is to be answered."""
+
+    path: str
+    csv: bool
+    row: records.Row
+    warned: list[str]
+    matrix: Any
+
+
 class Forecaster:
     """Answers POST /forecast and POST /invocations with one model. Threads may share it."""
-
-    # pylint: disable=too-few-public-methods  # one thing, with what it needs prepared
 
     def __init__(self, model: Model) -> None:
         self.model = model
@@ -65,6 +74,11 @@ class Forecaster:
 
     def answer(self, path: str, headers: Headers, body: bytes) -> Answer:
         """The response to a body. Raises Problem."""
+        found = self.begin(path, headers, body)
+        return found if isinstance(found, Answer) else self.finish(found, self.model.probability_alone(found.matrix))
+
+    def begin(self, path: str, headers: Headers, body: bytes) -> Answer | Alone:
+        """The response to a body, or the one observation in it, to be finished. Raises Problem."""
         try:
             observed, warned = decoder(path, headers)(body)
         except records.TooMany as error:
@@ -72,31 +86,36 @@ class Forecaster:
         except ObservationError as error:
             raise Problem.of(error) from error
         csv = path == FORECAST and b"accept" in headers and prefers_csv(headers[b"accept"])
-        dates: Any
-        locations: Any
         if records.is_row(observed):
-            p = self.model.probability_alone(features.build_row(observed))
-            location = str(observed["Location"])
-            if location not in self._stations:
-                warned = [*warned, features.unknown_stations(np.array([location])) or ""]
-            if not csv:
-                content = self._content(path, [observed["Date"]], [location], [p], warned)
-                return Answer(200, content, JSON, 1, observed=observed, probability=p)
-            dates = np.array([observed["Date"]], "datetime64[D]")
-            locations, probability = np.array([location]), np.array([p])
-        else:
-            dates, locations = observed["Date"], observed["Location"]
-            probability = self.model.probability_of_rain(features.matrix(observed))
-            unknown = features.unknown_stations(locations)
-            warned = [*warned, unknown] if unknown else warned
-        rows = len(probability)
+            return Alone(path, csv, observed, warned, features.build_row(observed))
+        dates, locations = observed["Date"], observed["Location"]
+        probability = self.model.probability_of_rain(features.matrix(observed))
+        unknown = features.unknown_stations(locations)
+        warned = [*warned, unknown] if unknown else warned
         if csv:
-            content = forecast.rendered(forecast.forecast_table(self.model, dates, locations, probability), "csv")
-            shown = tuple((b"warning", b'199 - "' + _header(text) + b'"') for text in warned)
-            content_type = f"{CSV}; charset=utf-8"
-            return Answer(200, content, content_type, rows, shown, observed=observed, probability=probability)
+            return self._csv(observed, dates, locations, probability, warned)
         content = self._content(path, dates.tolist(), locations.tolist(), probability.tolist(), warned)
-        return Answer(200, content, JSON, rows, observed=observed, probability=probability)
+        return Answer(200, content, JSON, len(probability), observed=observed, probability=probability)
+
+    def finish(self, alone: Alone, p: float) -> Answer:
+        """The response to one observation, with its probability."""
+        row, warned = alone.row, alone.warned
+        location = str(row["Location"])
+        if location not in self._stations:
+            warned = [*warned, features.unknown_stations(np.array([location])) or ""]
+        if alone.csv:
+            dates = np.array([row["Date"]], "datetime64[D]")
+            answer = self._csv(row, dates, np.array([location]), np.array([p]), warned)
+            answer.probability = p
+            return answer
+        content = self._content(alone.path, [row["Date"]], [location], [p], warned)
+        return Answer(200, content, JSON, 1, observed=row, probability=p)
+
+    def _csv(self, observed: Any, dates: Any, locations: Any, probability: Any, warned: list[str]) -> Answer:
+        content = forecast.rendered(forecast.forecast_table(self.model, dates, locations, probability), "csv")
+        shown = tuple((b"warning", b'199 - "' + _header(text) + b'"') for text in warned)
+        content_type = f"{CSV}; charset=utf-8"
+        return Answer(200, content, content_type, len(probability), shown, observed=observed, probability=probability)
 
     def _content(
         self, path: str, dates: list[Any], locations: list[str], probability: list[float], warned: list[str]

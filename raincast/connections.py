@@ -13,7 +13,7 @@ import resource
 import signal
 import socket
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from types import FrameType
 from typing import Any, Protocol, cast
 
@@ -43,8 +43,13 @@ class Service(Protocol):
 
     draining: bool
 
-    def quick(self, path: str, headers: Headers, body: bytes, start: float) -> tuple[Answer, str]:
-        """The response to a small POST of forecasts, and the request's id."""
+    def quick(
+        self, path: str, headers: Headers, body: bytes, start: float, respond: Callable[[Answer, str], None]
+    ) -> None:
+        """Answer a small POST of forecasts, at the latest with the next `flush`."""
+
+    def flush(self) -> None:
+        """Answer those that wait."""
 
     def refused(self, problem: Problem) -> None:
         """Count what a connection was closed for."""
@@ -78,7 +83,8 @@ class Connection(HttpToolsProtocol):
         self.received = 0
         # Path, headers, body and beginning of a request that goes the short way.
         self.quick: tuple[str, Headers, list[bytes], float] | None = None
-        self.closing = False
+        # Whether this is the last request by its headers, and whether it has to be by our will.
+        self.last, self.closing = False, False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         self.head_since = self.loop.time()
@@ -112,7 +118,17 @@ class Connection(HttpToolsProtocol):
     def _refuse_head(self) -> None:
         self.refuse(Problem(431, "headers", f"the headers are larger than {HEADER_BYTES} bytes"))
 
+    def eof_received(self) -> None:
+        # uvloop closes the connection then.
+        self._flush()
+
+    def _flush(self) -> None:
+        if self.quick:
+            self.service.flush()
+
     def on_message_begin(self) -> None:
+        # Where one request follows another that is not answered yet, their answers do too.
+        self._flush()
         self.head_since, self.begun, self.head_bytes = self.loop.time(), True, 0
         self.url, self.headers = b"", []
 
@@ -166,14 +182,23 @@ class Connection(HttpToolsProtocol):
             if not self.transport.is_closing():
                 super().on_message_complete()
             return
+        if self.transport.is_closing():
+            self.quick = self.request_since = None
+            return
         path, headers, parts, start = self.quick
+        self.last = not self.parser.should_keep_alive()
+        self.service.quick(path, headers, parts[0] if len(parts) == 1 else b"".join(parts), start, self._respond)
+
+    def _respond(self, answer: Answer, request_id: str) -> None:
+        """Write the response to a request that went the short way."""
         self.quick = self.request_since = None
         if self.transport.is_closing():
             return
-        answer, request_id = self.service.quick(path, headers, parts[0] if len(parts) == 1 else b"".join(parts), start)
+        if self.head_since is None:
+            self.idle_since = self.loop.time()
         body = answer.body
         more = [b"%b: %b\r\n" % header for header in (*self.server_state.default_headers, *answer.headers)]
-        last = self.closing or self.service.draining or not self.parser.should_keep_alive()
+        last = self.last or self.closing or self.service.draining
         if last:
             more.append(b"connection: close\r\n")
         self.transport.write(
@@ -201,6 +226,7 @@ class Connection(HttpToolsProtocol):
 
     def refuse(self, problem: Problem) -> None:
         """Answer without asking the application, and close."""
+        self._flush()
         if not self.transport.is_closing():
             self.service.refused(problem)
             self.transport.write(problem.raw())

@@ -14,7 +14,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -103,8 +103,13 @@ class Model:
 
     def probability_alone(self, matrix: NDArray[np.float64]) -> float:
         """Probability of rain for the one row of `features.build_row`."""
+        return self.probabilities_alone([matrix])[0]
+
+    def probabilities_alone(self, matrices: Sequence[NDArray[np.float64]]) -> list[float]:
+        """Probability of rain for each of some rows of `features.build_row`, which are no context to each other."""
+        matrix = matrices[0] if len(matrices) == 1 else np.concatenate(matrices)
         (fcst,) = self.row_graph.run((OUTPUT,), {INPUT: matrix})
-        return float(round(fcst.item() * SCALE) / SCALE)
+        return [round(p * SCALE) / SCALE for p in fcst[:, 0].tolist()]
 
 
 def load(directory: Path = DIRECTORY) -> Model:

@@ -28,7 +28,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from raincast import __version__, connections, forecast, metrics, openapi, pages, records
-from raincast.answers import FORECAST, INVOCATIONS, JSON, Answer, Forecaster, Headers, refusal
+from raincast.answers import FORECAST, INVOCATIONS, JSON, Alone, Answer, Forecaster, Headers, refusal
 from raincast.journal import Journal, to_descriptor, to_file
 from raincast.model import GRAPH, Model
 from raincast.observations import shorten
@@ -53,6 +53,7 @@ TRACEPARENT = re.compile(
 Scope = Any
 Receive = Callable[[], Awaitable[Any]]
 Send = Callable[[Any], Awaitable[None]]
+Respond = Callable[[Answer, str], None]
 
 
 class _Disconnected(Exception):
@@ -70,6 +71,7 @@ class Service:
         self.draining = False
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="forecast")
         self._waiting = 0
+        self._alone: list[tuple[Alone, float, str, Headers, Respond]] = []
         self._id_prefix, self._ids = os.urandom(6).hex(), itertools.count()
         self._second, self._second_text = 0, ""
         self._line_end = f',"model":"{model.version}"}}\n'
@@ -105,15 +107,43 @@ class Service:
             if journal:
                 journal.close()
 
-    def quick(self, path: str, headers: Headers, body: bytes, start: float) -> tuple[Answer, str]:
-        """The response to a small POST of forecasts, and the request's id. Never raises."""
+    def quick(self, path: str, headers: Headers, body: bytes, start: float, respond: Respond) -> None:
+        """Answer a small POST of forecasts: now, or with `flush`, which is called before the loop waits again.
+
+        Never raises.
+        """
         request_id = self._request_id(headers)
         try:
-            answer = self._counted(self.forecaster.answer(path, headers, body), request_id)
+            found = self.forecaster.begin(path, headers, body)
+            if isinstance(found, Answer):
+                answer = self._counted(found, request_id)
+            else:
+                if not self._alone:
+                    asyncio.get_running_loop().call_soon(self.flush)
+                self._alone.append((found, start, request_id, headers, respond))
+                return
         except Exception as error:  # pylint: disable=broad-exception-caught  # whatever it is, the client gets an answer
             answer = self._failed(path, error)
         self._note(start, "POST", path, answer, request_id, headers)
-        return answer, request_id
+        respond(answer, request_id)
+
+    def flush(self) -> None:
+        """Answer the requests of one observation that have come since the loop waited, with one call for all trees."""
+        alone, self._alone = self._alone, []
+        if not alone:
+            return
+        try:
+            probability = self.model.probabilities_alone([found.matrix for found, *_ in alone])
+        except Exception as error:  # pylint: disable=broad-exception-caught  # whatever it is, the clients get an answer
+            traceback.print_exception(error, file=sys.stderr)
+            probability = []
+        for (found, start, request_id, headers, respond), p in itertools.zip_longest(alone, probability):
+            try:
+                answer = self._counted(self.forecaster.finish(found, p), request_id)
+            except Exception as error:  # pylint: disable=broad-exception-caught  # as above
+                answer = self._failed(found.path, error)
+            self._note(start, "POST", found.path, answer, request_id, headers)
+            respond(answer, request_id)
 
     def refused(self, problem: Problem) -> None:
         """Count what a connection was closed for."""

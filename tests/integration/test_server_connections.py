@@ -116,6 +116,40 @@ def test_pipelined_requests_are_answered_in_order(server: Server) -> None:
         assert client.is_closed()
 
 
+def test_requests_that_come_together_are_answered_as_alone(server: Server) -> None:
+    rows = [{"Location": place, "Rainfall": 0.4 * i, "Humidity3pm": 3 * i} for i, place in enumerate(["Sydney"] * 30)]
+    bodies = [*map(body_of, ([row] for row in rows)), body_of([ROW | {"Humidity3pm": 101}]), body_of(many(5)), b"{"]
+    alone = [server.ask("POST", "/forecast", body) for body in bodies]
+    with ExitStack() as stack:
+        clients = [stack.enter_context(server.client()) for _ in bodies]
+        for _ in range(5):
+            for client, body in zip(clients, bodies, strict=True):
+                client.send(request("POST", "/forecast", body, X_Request_Id=f"id-{clients.index(client)}"))
+            for i, (client, expected) in enumerate(zip(clients, alone, strict=True)):
+                reply = client.reply()
+                assert (reply.status, reply.headers["x-request-id"]) == (expected.status, f"id-{i}")
+                if reply.status == 200:
+                    assert reply.probabilities() == pytest.approx(expected.probabilities(), rel=0, abs=1e-12)
+                else:
+                    assert reply.body == expected.body
+
+
+def test_who_stops_sending_behind_a_request_is_answered(server: Server) -> None:
+    with server.client() as client:
+        client.send(FORECAST)
+        client.socket.shutdown(socket.SHUT_WR)
+        assert client.reply().status == 200
+        assert client.is_closed()
+
+
+def test_garbage_behind_a_request_is_refused_behind_its_answer(server: Server) -> None:
+    with server.client() as client:
+        client.send(FORECAST + b"\x00garbage\r\n\r\n")
+        assert client.reply().status == 200
+        assert_problem(client.reply(), 400)
+        assert client.is_closed()
+
+
 @pytest.mark.parametrize("data", [FORECAST, HEALTHZ])
 def test_thousands_of_pipelined_requests_are_all_answered(data: bytes, server: Server) -> None:
     with server.client() as client:
