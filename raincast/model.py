@@ -68,7 +68,7 @@ def run(graph: onnxruntime.InferenceSession, matrix: NDArray[np.float64]) -> NDA
     order = np.argsort(matrix[:, features.names().index("longitude")], kind="stable")
     (ordered,) = graph.run((OUTPUT,), {INPUT: matrix[order]})
     fcst = np.empty(len(matrix))
-    fcst[order] = ordered[:, 0]
+    fcst[order] = ordered
     return np.rint(fcst * SCALE) / SCALE
 
 
@@ -109,7 +109,7 @@ class Model:
         """Probability of rain for each of some rows of `features.build_row`, which are no context to each other."""
         matrix = matrices[0] if len(matrices) == 1 else np.concatenate(matrices)
         (fcst,) = self.row_graph.run((OUTPUT,), {INPUT: matrix})
-        return [round(p * SCALE) / SCALE for p in fcst[:, 0].tolist()]
+        return [round(p * SCALE) / SCALE for p in fcst.tolist()]
 
 
 def load(directory: Path = DIRECTORY) -> Model:

@@ -27,7 +27,7 @@ class ParityError(model.ModelError):
 
 
 def to_onnx(fitted: Pipeline, *, context: bool = True) -> bytes:
-    """Serialized graph: `features` (rows, features) float64, NaN missing -> `probability_of_rain` (rows, 1) float64.
+    """Serialized graph: `features` (rows, features) float64, NaN missing -> `probability_of_rain` (rows,) float64.
 
     `fitted` is what `training.fit` returns. Numeric splits only. The same trees give the same bytes. Without `context`
     the graph takes only the features of a row itself: splits on the others have gone the way of the missing, which
@@ -49,14 +49,16 @@ def to_onnx(fitted: Pipeline, *, context: bool = True) -> bytes:
     trees[0]["value"] += baseline
     nodes = [
         helper.make_node("TreeEnsemble", [model.INPUT], ["logit"], "trees", domain="ai.onnx.ml", **_attributes(trees)),
-        helper.make_node("Sigmoid", ["logit"], [model.OUTPUT]),
+        helper.make_node("Sigmoid", ["logit"], ["column"]),
+        helper.make_node("Reshape", ["column", "flat"], [model.OUTPUT]),
     ]
     width = len(features.names()) if context else features.own()
     graph = helper.make_graph(
         nodes,
         "raincast",
         [helper.make_tensor_value_info(model.INPUT, TensorProto.DOUBLE, ["rows", width])],
-        [helper.make_tensor_value_info(model.OUTPUT, TensorProto.DOUBLE, ["rows", 1])],
+        [helper.make_tensor_value_info(model.OUTPUT, TensorProto.DOUBLE, ["rows"])],
+        [numpy_helper.from_array(np.array([-1], np.int64), "flat")],
     )
     opsets = [helper.make_opsetid("", 21), helper.make_opsetid("ai.onnx.ml", 5)]
     proto = helper.make_model(graph, opset_imports=opsets, ir_version=10, producer_name="raincast")
