@@ -51,6 +51,7 @@ TICKS = os.sysconf("SC_CLK_TCK")
 SAME, TURNS, TABLE = "one record, the same", f"one record, {RECORDS} in turn", f"{TABLE_ROWS:,} records"
 LARGE = f"{LARGE_ROWS:,} records"
 RAINCAST, RAINCAST_MLFLOW, MLFLOW = "raincast /forecast", "raincast /invocations", "mlflow models serve"
+IMAGE = "docker run of the image"
 FASTAPI, NOOP = "FastAPI + pydantic + pandas", "no-op Starlette"
 
 Record = dict[str, Any]
@@ -364,6 +365,13 @@ class Comparison:
         }
         self.targets = {(load, name): self.target(load, name) for load in (SAME, TURNS) for name in self.asked}
         self.targets |= {(TABLE, name): self.target(TABLE, name) for name in (RAINCAST_MLFLOW, MLFLOW)}
+        self.started = [(name, *self.asked[name]) for name in (RAINCAST_MLFLOW, MLFLOW)]
+        if given.image:
+            port = free_port()
+            call = ["docker", "run", "--rm", "--publish", f"{HOST}:{port}:8080", "--env", "RAINCAST_DRAIN_SECONDS=0"]
+            log = work / "image.log"
+            container = Server(IMAGE, [*call, given.image, "serve"], variables(), given.core, port, log)
+            self.started.append((IMAGE, container, "/invocations"))
         self.difference = 0.0
         self.runs: dict[tuple[str, str], list[Run]] = defaultdict(list)
         self.starts: dict[str, list[float]] = defaultdict(list)
@@ -427,8 +435,7 @@ class Comparison:
     def measure_starts(self) -> None:
         """From a process to its first forecast, in turns; the first round only fills the caches."""
         for number in range(self.given.rounds + 1):
-            for name in (RAINCAST_MLFLOW, MLFLOW):
-                server, path = self.asked[name]
+            for name, server, path in self.started:
                 took = seconds_to_forecast(server, path, BODIES[path](self.first))
                 note(f"start to first forecast: {name}: {took:.3f} s")
                 self.starts[name] += [took] if number else []
@@ -468,6 +475,9 @@ def show_bars(found: Comparison) -> None:
     lines.append(held(f"{TABLE}: raincast / mlflow", ">= 3", ratio(TABLE, "rate", RAINCAST_MLFLOW, MLFLOW)))
     start = ratios(found.starts[RAINCAST_MLFLOW], found.starts[MLFLOW])
     lines.append(held("start to first forecast: raincast / mlflow", "<= 0.0667", start, 4))
+    if IMAGE in found.starts:
+        start = ratios(found.starts[IMAGE], found.starts[MLFLOW])
+        lines.append(held(f"start to first forecast: {IMAGE} / mlflow", "<= 0.1", start, 4))
     for load in (TURNS, TABLE):
         memory = ratio(load, "resident", RAINCAST_MLFLOW, MLFLOW)
         lines.append(held(f"resident memory, {load}: raincast / mlflow", "<= 0.3333", memory, 4))
@@ -534,6 +544,7 @@ def arguments() -> argparse.Namespace:
     """The command line."""
     made = parser(__doc__)
     made.add_argument("--mlflow-model", required=True, help="the same model as logged to MLflow: URI or path")
+    made.add_argument("--image", help="an image of Docker's engine with raincast, whose start is measured as well")
     made.add_argument("--seconds", type=float, default=10, help="of each measurement (%(default)s)")
     made.add_argument("--warm-up", type=float, default=3, help="seconds of each warm-up (%(default)s)")
     made.add_argument("--connections", type=int, default=16, help="of wrk (%(default)s)")

@@ -1,20 +1,17 @@
 """What the service counts, for Prometheus: https://prometheus.io/docs/instrumenting/exposition_formats/.
 
-The counts are plain numbers, since they are touched in every request; prometheus_client writes them out when asked.
+The counts are plain numbers, since they are touched in every request; `exposition` writes them out when asked.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
-from prometheus_client.registry import Collector
 
 from raincast.observations import COLUMNS, MEASUREMENTS, Table
 
@@ -51,7 +48,7 @@ class Histogram:
         return found
 
 
-class Metrics(Collector):
+class Metrics:
     """The service's counts. Only the event loop's thread adds to them."""
 
     # pylint: disable=too-many-instance-attributes  # one for each thing that is counted
@@ -64,9 +61,6 @@ class Metrics(Collector):
         self.rows = 0
         self.missing: Counter[str] = Counter({name: 0 for name in MEASUREMENTS})
         self.probability = Histogram(PROBABILITIES)
-        self._registry = CollectorRegistry()
-        self._registry.register(self)
-        ProcessCollector(registry=self._registry)
 
     def answered(self, method: str, path: str, status: int, seconds: float) -> None:
         """Count an answered request."""
@@ -94,42 +88,3 @@ class Metrics(Collector):
                 values = table[column.name]
                 missing = values == "" if column.kind == "direction" else np.isnan(values)
                 self.missing[column.name] += int(np.sum(missing))
-
-    def collect(self) -> Iterable[Metric]:
-        """Everything, for prometheus_client."""
-        info = GaugeMetricFamily("raincast_model_info", "The model that serves.", labels=list(self.model))
-        info.add_metric(list(self.model.values()), 1)
-        yield info
-        requests = CounterMetricFamily("raincast_requests", "Answered requests.", labels=["method", "path", "status"])
-        for (method, path, status), count in self.requests.items():
-            requests.add_metric([method, path, str(status)], count)
-        yield requests
-        seconds = HistogramMetricFamily(
-            "raincast_request_seconds", "From a request's headers to its last byte.", labels=["path"]
-        )
-        for path, histogram in self.seconds.items():
-            seconds.add_metric([path], histogram.buckets(), histogram.sum)
-        yield seconds
-        errors = CounterMetricFamily("raincast_errors", "Requests refused or failed.", labels=["kind"])
-        for kind, count in self.errors.items():
-            errors.add_metric([kind], count)
-        yield errors
-        yield CounterMetricFamily("raincast_rows", "Observations that were forecast.", self.rows)
-        missing = CounterMetricFamily(
-            "raincast_missing_values",
-            "Observations without this column; over raincast_rows_total: share.",
-            labels=["column"],
-        )
-        for column, count in self.missing.items():
-            missing.add_metric([column], count)
-        yield missing
-        yield HistogramMetricFamily(
-            "raincast_probability_of_rain", "Forecasts.", self.probability.buckets(), self.probability.sum
-        )
-        for name, (meaning, value) in self.gauges.items():
-            family = CounterMetricFamily if name.endswith("_lost_lines") else GaugeMetricFamily
-            yield family(f"raincast_{name}", meaning, value())
-
-    def exposition(self) -> bytes:
-        """The counts as Prometheus reads them."""
-        return bytes(generate_latest(self._registry))

@@ -315,7 +315,10 @@ def _routes(service: Service) -> Starlette:
         return respond
 
     async def exposition(_: Request) -> Response:
-        return Response(service.metrics.exposition(), media_type=metrics.CONTENT_TYPE)
+        # Only who is scraped waits for what writes the counts to be imported.
+        from raincast import exposition as written  # pylint: disable=import-outside-toplevel
+
+        return Response(written.text(service.metrics), media_type=metrics.CONTENT_TYPE)
 
     async def only_post(_: Request) -> Response:
         raise HTTPException(405, headers={"Allow": "POST"})

@@ -36,11 +36,13 @@ LAYERS = {
     "health": set(),
     "journal": set(),
     "metrics": {"observations"},
+    "exposition": {"metrics"},
     "openapi": {"observations"},
     "pages": {"model", "observations", "openapi"},
     "server": {
         "answers",
         "connections",
+        "exposition",
         "forecast",
         "journal",
         "metrics",

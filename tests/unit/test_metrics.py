@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
-from raincast import metrics, records
+from raincast import exposition, metrics, records
 from raincast.metrics import PROBABILITIES, SECONDS, Histogram, Metrics
 from raincast.observations import MEASUREMENTS, rows_of
 from tests.unit.bodies import Sent, as_table, bodies
@@ -28,7 +28,7 @@ DURATION = st.floats(0, 100) | st.sampled_from(SECONDS)
 
 def families(counted: Metrics) -> dict[str, Metric]:
     """What a Prometheus server reads, by name; every name once."""
-    found = list(text_string_to_metric_families(counted.exposition().decode()))
+    found = list(text_string_to_metric_families(exposition.text(counted).decode()))
     names = [family.name for family in found]
     assert len(set(names)) == len(names)
     return dict(zip(names, found, strict=True))
@@ -208,4 +208,4 @@ def test_missing_values_are_counted_by_column(sent: list[Sent]) -> None:
 
 def test_the_content_type_is_that_of_the_text_format(counted: Metrics) -> None:
     assert metrics.CONTENT_TYPE == "text/plain; version=0.0.4; charset=utf-8"
-    assert counted.exposition().decode("utf-8").endswith("\n")
+    assert exposition.text(counted).decode("utf-8").endswith("\n")
