@@ -1,5 +1,4 @@
 # People, hooks and pipeline jobs call these same targets.
-SHELL := /bin/bash
 PYTHON ?= python3.11
 VENV ?= .venv
 BIN := $(VENV)/bin

@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import os
+import platform
 import shutil
 import subprocess
 import sys
@@ -95,7 +96,7 @@ def _buildah(*arguments: str) -> None:
 
 def _dependencies(origin: dict[str, str]) -> str:
     """The image with all dependencies, built where it is not there yet: in the registry, or else on this machine."""
-    content = origin["digest"].encode()
+    content = f"{origin['digest']} {platform.machine()}".encode()
     for name in ("Dockerfile", "requirements-serve.txt", "ci/slim.py"):
         content += (ROOT / name).read_bytes()
     key = hashlib.sha256(content).hexdigest()[:24]
@@ -128,7 +129,8 @@ def check(found: list[sbom.Distribution]) -> None:
 
 def _base_layers() -> int:
     name = os.environ.get("BASE_IMAGE") or BASE
-    return int(run("skopeo", "inspect", *registry.tls(name), "--format", "{{len .Layers}}", f"docker://{name}"))
+    return int(run("skopeo", "inspect", *registry.tls(name), "--format", "{{len .Layers}}",
+                   f"docker://{registry.without_tag(name)}"))  # fmt: skip
 
 
 def publish() -> None:

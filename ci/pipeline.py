@@ -105,7 +105,11 @@ def _uv_cache() -> str:
 
 def check_setup() -> None:
     """SetupError where a program or the registry is missing."""
-    missing = [name for name in ("git", "npm", "rsync", "buildah", "skopeo") if shutil.which(name) is None]
+    missing = [
+        name
+        for name in ("git", "npm", "rsync", "buildah", "skopeo", "kubectl", "promtool")
+        if shutil.which(name) is None
+    ]
     if missing:
         raise SetupError(f"install {' '.join(missing)}")
     if not GITLAB_CI_LOCAL.exists():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import subprocess
 import tarfile
 import tempfile
@@ -15,21 +16,31 @@ from typing import IO, Any
 INDEX = "application/vnd.oci.image.index.v1+json"
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 EMPTY = b"{}"
-ABSENT = ("manifest unknown", "name unknown", "not found", "repository name not known")
+ABSENT = ("manifest unknown", "name unknown", "repository name not known")
 
 
 class CommandError(RuntimeError):
     """A program that builds or copies images failed; the message is what it said last."""
 
 
-def run(*call: object, stdin: str | None = None) -> str:
+def printed(*call: object, stdin: bytes | None = None) -> bytes:
     """What a program prints on standard output. Raises CommandError."""
     words = [str(word) for word in call]
-    done = subprocess.run(words, input=stdin, capture_output=True, text=True, check=False)
+    done = subprocess.run(words, input=stdin, capture_output=True, check=False)
     if done.returncode:
-        said = (done.stderr or done.stdout).strip().splitlines()[-15:]
+        said = (done.stderr or done.stdout).decode(errors="replace").strip().splitlines()[-15:]
         raise CommandError(f"{' '.join(words[:3])} ...: exit code {done.returncode}\n" + "\n".join(said))
-    return done.stdout.strip()
+    return done.stdout
+
+
+def run(*call: object) -> str:
+    """The same as text, without white space around it."""
+    return printed(*call).decode().strip()
+
+
+def without_tag(image: str) -> str:
+    """An image's name for skopeo, which takes a tag or a digest, but not both."""
+    return re.sub(r":[\w.-]+(?=@sha256:)", "", image)
 
 
 def tls(*references: str, flag: str = "--tls-verify") -> list[str]:
@@ -42,19 +53,18 @@ def log_in() -> None:
     """With GitLab's predefined variables, where there are any; the password never stands on a command line."""
     registry, user, password = (os.environ.get(f"CI_REGISTRY{name}") for name in ("", "_USER", "_PASSWORD"))
     if registry and user and password:
-        run("skopeo", "login", *tls(registry), "--username", user, "--password-stdin", registry, stdin=password)
+        call = ["skopeo", "login", *tls(registry), "--username", user, "--password-stdin", registry]
+        printed(*call, stdin=password.encode())
 
 
 def digest(reference: str) -> str | None:
     """The digest under which a registry knows an image, None where it knows none. Raises CommandError."""
     try:
-        raw = run("skopeo", "inspect", *tls(reference), "--raw", f"docker://{reference}")
+        return sha256(printed("skopeo", "inspect", *tls(reference), "--raw", f"docker://{without_tag(reference)}"))
     except CommandError as error:
         if any(word in str(error).lower() for word in ABSENT):
             return None
         raise
-    # skopeo prints the bytes as they are; our runner strips the white space at their end, of which there is none.
-    return sha256(raw.encode())
 
 
 def sha256(content: bytes) -> str:
@@ -123,9 +133,9 @@ def attach(repository: str, subject: str, documents: dict[str, bytes]) -> None:
     """Attach documents, by their media types, to an image by its digest.
 
     By the referrers tag schema of the OCI distribution specification 1.1, which every registry can keep: an index with
-    the tag `sha256-<digest>` lists one artifact for each document. `oras discover` and cosign find them.
+    the tag `sha256-<digest>` lists one artifact for each document.
     """
-    raw = run("skopeo", "inspect", *tls(repository), "--raw", f"docker://{repository}@{subject}").encode()
+    raw = printed("skopeo", "inspect", *tls(repository), "--raw", f"docker://{repository}@{subject}")
     about = {"mediaType": json.loads(raw)["mediaType"], "digest": subject, "size": len(raw)}
     with tempfile.TemporaryDirectory(prefix="attach-") as name:
         layout = Path(name)

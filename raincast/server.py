@@ -37,8 +37,6 @@ from raincast.problems import Problem
 MAX_BODY = 10_000_000
 # What a client may still send after it was refused, so that it gets to read why.
 MAX_DISCARDED = 100_000_000
-# Larger bodies, of some dozens of observations and more, are forecast by the thread.
-QUICK_BODY = 16_384
 MAX_WAITING = 16
 FORECASTS = {FORECAST, INVOCATIONS}
 NOT_POST = ["GET", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE"]
@@ -124,8 +122,7 @@ class Service:
                 return
         except Exception as error:  # pylint: disable=broad-exception-caught  # whatever it is, the client gets an answer
             answer = self._failed(path, error)
-        self._note(start, "POST", path, answer, request_id, headers)
-        respond(answer, request_id)
+        self._respond(answer, path, start, request_id, headers, respond)
 
     def flush(self) -> None:
         """Answer the requests of one observation that have come since the loop waited, with one call for all trees."""
@@ -135,15 +132,22 @@ class Service:
         try:
             probability = self.model.probabilities_alone([found.matrix for found, *_ in alone])
         except Exception as error:  # pylint: disable=broad-exception-caught  # whatever it is, the clients get an answer
-            traceback.print_exception(error, file=sys.stderr)
-            probability = []
-        for (found, start, request_id, headers, respond), p in itertools.zip_longest(alone, probability):
+            problem = _internal(error)
+            for found, start, request_id, headers, respond in alone:
+                self._respond(refusal(found.path, problem), found.path, start, request_id, headers, respond)
+            return
+        for (found, start, request_id, headers, respond), p in zip(alone, probability, strict=True):
             try:
                 answer = self._counted(self.forecaster.finish(found, p), request_id)
             except Exception as error:  # pylint: disable=broad-exception-caught  # as above
                 answer = self._failed(found.path, error)
-            self._note(start, "POST", found.path, answer, request_id, headers)
-            respond(answer, request_id)
+            self._respond(answer, found.path, start, request_id, headers, respond)
+
+    def _respond(
+        self, answer: Answer, path: str, start: float, request_id: str, headers: Headers, respond: Respond
+    ) -> None:
+        self._note(start, "POST", path, answer, request_id, headers)
+        respond(answer, request_id)
 
     def refused(self, problem: Problem) -> None:
         """Count what a connection was closed for."""
@@ -168,10 +172,7 @@ class Service:
         self._note(start, method, path, answer, request_id, headers)
 
     def _failed(self, path: str, error: Exception) -> Answer:
-        if not isinstance(error, Problem):
-            traceback.print_exception(error, file=sys.stderr)
-            error = Problem(500, "internal", "an error of the service, which it has written to its standard error")
-        return refusal(path, error)
+        return refusal(path, error if isinstance(error, Problem) else _internal(error))
 
     async def _send(self, answer: Answer, method: str, request_id: str, send: Send) -> None:
         headers = [
@@ -215,7 +216,8 @@ class Service:
 
     async def _forecasts(self, path: str, headers: Headers, receive: Receive) -> Answer:
         body = await _body(headers, receive)
-        if len(body) <= QUICK_BODY:
+        # Larger ones, of some dozens of observations and more, are forecast by the thread.
+        if len(body) <= connections.QUICK_BYTES:
             return self.forecaster.answer(path, headers, body)
         if self._waiting >= MAX_WAITING:
             raise Problem(503, "busy", f"{MAX_WAITING} large requests are waiting, which is the limit")
@@ -341,6 +343,12 @@ def _routes(service: Service) -> Starlette:
         *(Route(path, only_post, methods=NOT_POST) for path in sorted(FORECASTS)),
     ]
     return Starlette(routes=routes, exception_handlers={HTTPException: refused})
+
+
+def _internal(error: Exception) -> Problem:
+    """What a client gets to know of an error that nobody expected; the rest is for standard error."""
+    traceback.print_exception(error, file=sys.stderr)
+    return Problem(500, "internal", "an error of the service, which it has written to its standard error")
 
 
 async def _body(headers: Headers, receive: Receive) -> bytes:

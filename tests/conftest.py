@@ -9,7 +9,8 @@ import shutil
 import subprocess
 import sys
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,22 @@ def needs(*programs: str, path: str | None = None) -> None:
     missing = [name for name in programs if shutil.which(name, path=path) is None]
     if missing:
         lacking(", ".join(missing))
+
+
+@contextmanager
+def small_disk(folder: Path, size: str) -> Iterator[Path]:
+    """A file system of a size, such as 64k, on a folder that is made for it."""
+    folder.mkdir()
+    call = ["mount", "-t", "tmpfs", "-o", f"size={size}", "raincast-test", str(folder)]
+    if subprocess.run(call, capture_output=True, check=False).returncode:
+        if os.environ.get("GITLAB_CI") == "true":
+            # A runner's containers may not mount, and need not.
+            pytest.skip("mounting is not permitted in this job")
+        lacking("permission to mount")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
 @pytest.fixture(scope="session")

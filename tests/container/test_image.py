@@ -9,9 +9,6 @@ import os
 import shutil
 import subprocess
 import time
-import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,18 +17,13 @@ import pytest
 
 from raincast import __version__, forecast, model, reading
 from tests.conftest import ROOT, build_image
-from tests.integration.serving import PATIENCE, ROW, body_of, eventually
+from tests.container.engine import address, asked, docker, running
+from tests.integration.serving import ROW, body_of, eventually
 
 IMAGE = "raincast:local"
 SAMPLE = ROOT / "data" / "sample.csv"
 # As Kubernetes runs it with Pod Security `restricted`, for a user whom nobody knows.
 LOCKED = ("--read-only", "--cap-drop=ALL", "--security-opt=no-new-privileges", "--user=48151:62342", "--network=none")
-
-
-def docker(*arguments: object, stdin: bytes | None = None) -> subprocess.CompletedProcess[bytes]:
-    """A call of Docker's client."""
-    call = ["docker", *map(str, arguments)]
-    return subprocess.run(call, input=stdin, capture_output=True, timeout=PATIENCE, check=False)
 
 
 pytestmark = pytest.mark.usefixtures("image_folder")
@@ -44,38 +36,11 @@ def fixture_expected(trained: Path) -> list[dict[str, Any]]:
     return list(csv.DictReader(io.StringIO(text)))
 
 
-@contextmanager
-def running(*flags: str, arguments: tuple[str, ...] = ("serve",)) -> Iterator[str]:
-    """A container in the background, removed at the end; yields its id."""
-    done = docker("run", "--detach", *flags, IMAGE, *arguments)
-    assert done.returncode == 0, done.stderr
-    name = done.stdout.decode().strip()
-    try:
-        yield name
-    finally:
-        docker("rm", "--force", name)
-
-
 def inspected(name: str, template: str) -> Any:
     """A part of what the engine knows of a container or image."""
     done = docker("inspect", "--format", f"{{{{json {template}}}}}", name)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
-
-
-def address(name: str) -> str:
-    """Where a container's published port answers."""
-    return "http://" + eventually(lambda: docker("port", name, "8080").stdout.decode().splitlines())[0]
-
-
-def asked(url: str, body: bytes | None = None) -> bytes | None:
-    """The answer to a request, None while nobody answers."""
-    request = urllib.request.Request(url, body, {"content-type": "application/json"})
-    try:
-        with urllib.request.urlopen(request, timeout=10) as response:
-            return bytes(response.read())
-    except OSError:
-        return None
 
 
 # The four ways to run it
@@ -118,7 +83,7 @@ def test_a_file_of_a_mount_becomes_parquet_there(flags: tuple[str, ...], tmp_pat
 
 @pytest.mark.parametrize("flags", [(), LOCKED[:-1]], ids=["plain", "locked"])
 def test_it_serves_and_ends_as_told(flags: tuple[str, ...], trained: Path) -> None:
-    with running("--publish=127.0.0.1::8080", *flags) as name:
+    with running(IMAGE, "--publish=127.0.0.1::8080", *flags) as name:
         url = address(name)
         answer = json.loads(eventually(lambda: asked(f"{url}/forecast", body_of([ROW]))))
         assert answer["model"]["version"] == model.describe(trained)["version"]
@@ -135,7 +100,7 @@ def test_it_serves_and_ends_as_told(flags: tuple[str, ...], trained: Path) -> No
 
 
 def test_it_is_unhealthy_where_the_service_does_not_answer() -> None:
-    with running(arguments=("serve", "--port", "9000")) as name:
+    with running(IMAGE, arguments=("serve", "--port", "9000")) as name:
         eventually(lambda: docker("exec", name, "python", "-m", "raincast.health").returncode == 0)
         docker("pause", name)
         docker("unpause", name)
@@ -158,7 +123,7 @@ def test_a_container_that_forecasts_a_file_is_healthy(tmp_path: Path) -> None:
     folder = mounted(tmp_path)
     os.mkfifo(folder / "slow.csv")
     (folder / "slow.csv").chmod(0o666)
-    with running(f"--volume={folder}:/data", arguments=("/data/slow.csv",)) as name:
+    with running(IMAGE, f"--volume={folder}:/data", arguments=("/data/slow.csv",)) as name:
         writer = eventually(lambda: writer_of(folder / "slow.csv"))
         assert docker("exec", name, "python", "-m", "raincast.health").returncode == 0
         docker("kill", "--signal=TERM", name)

@@ -461,7 +461,7 @@ def test_the_parts_together_are_the_whole(
         # Each row stands behind the one before it; two may be alike.
         rest = iter(whole)
         assert all(row in rest for row in part[1:])
-        assert len(places) > len(whole) / count / 2
+        assert len(part) - 1 > len(whole) / count / 2
     days = [{row.split(",")[0] for row in part[1:]} - {""} for part in parts]
     assert sum(map(len, days)) == len(set().union(*days))
 

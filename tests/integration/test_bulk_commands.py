@@ -14,7 +14,6 @@ import signal
 import subprocess
 import sys
 import termios
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,7 @@ import pytest
 import prediction
 from raincast import command as commands
 from raincast import reading
-from tests.conftest import ROOT, Command
+from tests.conftest import ROOT, Command, small_disk
 from tests.integration.test_bad_input import BAD, HEADER, assert_refused, with_rows
 
 # More than what is read into memory.
@@ -181,24 +180,11 @@ def test_an_output_that_cannot_be_is_refused_before_the_work(
     assert_refused(answer, f"^prediction.py: {large}/out.csv: there is no such folder")
 
 
-@contextlib.contextmanager
-def _small_disk(folder: Path, size: str) -> Iterator[Path]:
-    folder.mkdir()
-    call = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
-    if subprocess.run(call, capture_output=True, check=False).returncode:
-        assert os.environ.get("CI") != "true", "a pipeline's job has to be allowed to mount"
-        pytest.skip("mount is not permitted here")
-    try:
-        yield folder
-    finally:
-        subprocess.run(["umount", "--lazy", str(folder)], check=True)
-
-
 @pytest.mark.parametrize("suffix", ["csv", "parquet"])
 def test_a_full_disk_leaves_the_old_output(
     suffix: str, command: Command, tmp_path: Path, trained: Path, large: Path
 ) -> None:
-    with _small_disk(tmp_path / "disk", "64k") as disk:
+    with small_disk(tmp_path / "disk", "64k") as disk:
         out = disk / f"out.{suffix}"
         out.write_text("old")
         answer = command("prediction.py", large, "-o", out, "--model", trained)
@@ -225,7 +211,7 @@ def test_a_full_folder_for_temporary_files_is_said(
         path.write_text("".join(f'{{"Location":"Perth","Rainfall":{a},"MaxTemp":{b}}}\n' for a, b in pairs))
     out.write_text("old")
     given = ("-", "-o", out) if kind == "stdin" else (path, "-o", out)
-    with _small_disk(tmp_path / "disk", size) as disk:
+    with small_disk(tmp_path / "disk", size) as disk:
         stdin = path.read_bytes() if kind == "stdin" else None
         answer = command("prediction.py", *given, "--model", trained, stdin=stdin, TMPDIR=str(disk))
         assert answer.returncode == 1, answer.stderr.decode()

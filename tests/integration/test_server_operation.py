@@ -24,7 +24,7 @@ import pytest
 
 from raincast import forecast, model, reading
 from raincast.observations import EXAMPLE
-from tests.conftest import ROOT, Command
+from tests.conftest import ROOT, Command, small_disk
 from tests.integration.serving import (
     CSV,
     JSON,
@@ -433,19 +433,9 @@ def test_a_rotated_forecast_log_is_begun_anew(trained: Path, tmp_path: Path) -> 
 @pytest.fixture(name="full_disk")
 def fixture_full_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 64 KB, most of which a file `filler` takes."""
-    folder = tmp_path / "full"
-    folder.mkdir()
-    call = ["mount", "-t", "tmpfs", "-o", "size=64k", "raincast-test", str(folder)]
-    mounted = subprocess.run(call, capture_output=True, text=True, check=False)
-    if mounted.returncode:
-        if os.environ.get("CI") == "true":
-            pytest.fail(f"no file system can be mounted: {mounted.stderr}")
-        pytest.skip("mounting a file system needs root")
-    try:
+    with small_disk(tmp_path / "full", "64k") as folder:
         (folder / "filler").write_bytes(bytes(49_152))
         yield folder
-    finally:
-        subprocess.run(["umount", str(folder)], check=True)
 
 
 @pytest.mark.parametrize("freed", ["filler", "forecasts.jsonl"])

@@ -67,6 +67,7 @@ def test_the_report_is_complete_and_stands_alone(run: tuple[Any, Path, str]) -> 
     folder = run[1] / "report"
     assert {path.name for path in folder.iterdir()} == {
         "importance.svg",
+        "metrics.txt",
         "model-card.html",
         "model-card.md",
         "reliability.svg",

@@ -6,6 +6,7 @@ kind that users notice is red.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import statistics
@@ -26,6 +27,7 @@ from starlette.routing import Route
 from threadpoolctl import threadpool_limits
 
 from raincast import features, model, training
+from raincast.answers import Answer
 from raincast.observations import EXAMPLE
 from raincast.server import Service
 
@@ -115,11 +117,19 @@ def test_a_forecast_of_one_record_costs_little_beside_what_starlette_costs_alone
 def test_the_quick_way_of_one_record_is_in_the_range_of_a_route_that_does_nothing(
     service: Service, no_op: Starlette
 ) -> None:
-    answer, _ = service.quick(FORECAST, HEADERS, BODY, time.perf_counter())
-    assert (answer.status, answer.rows) == (200, 1)
-    found = slowness(
-        lambda: service.quick(FORECAST, HEADERS, BODY, time.perf_counter()), lambda: asked(no_op), calls=3_000
-    )
+    def quickly() -> Answer:
+        answers: list[Answer] = []
+        service.quick(FORECAST, HEADERS, BODY, time.perf_counter(), lambda answer, _: answers.append(answer))
+        service.flush()
+        answer = answers.pop()
+        return answer
+
+    async def measured() -> float:
+        answer = quickly()
+        assert (answer.status, answer.rows) == (200, 1)
+        return slowness(quickly, lambda: asked(no_op), calls=3_000)
+
+    found = asyncio.run(measured())
     assert found <= MOST_QUICK, (
         f"the quick way takes {found:.1f} times as long as a route that does nothing; at most {MOST_QUICK}"
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -12,9 +13,9 @@ from raincast import __version__, health
 from tests.conftest import ROOT
 
 
-def run(script: str, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
-    """A script of ci/."""
-    call = [str(ROOT / "ci" / script), *arguments]
+def run(script: str, *arguments: str, checkout: Path = ROOT, **env: str) -> subprocess.CompletedProcess[str]:
+    """A script of a checkout's ci/."""
+    call = [str(checkout / "ci" / script), *arguments]
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("CI_", "SIGSTORE_"))}
     return subprocess.run(call, capture_output=True, text=True, env=clean | env, check=False)
 
@@ -28,8 +29,9 @@ def test_release_notes_are_the_changelogs_section() -> None:
 
 
 def test_a_release_without_notes_fails() -> None:
-    done = run("release-notes", CI_COMMIT_TAG="v9.9.9")
-    assert (done.returncode, done.stderr) == (1, "CHANGELOG.md has no section for 9.9.9\n")
+    for version in ("9.9.9", __version__[:-1]):
+        done = run("release-notes", CI_COMMIT_TAG=f"v{version}")
+        assert (done.returncode, done.stderr) == (1, f"CHANGELOG.md has no section for {version}\n")
 
 
 def test_what_is_not_signed_is_said() -> None:
@@ -42,10 +44,12 @@ def test_an_image_is_signed_by_its_digest_and_no_secret_is_shown(tmp_path: Path)
     cosign.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/calls\n[ "$1" != login ] || cat > {tmp_path}/password\n')
     cosign.chmod(0o755)
     digest = f"registry.example.org/rain/raincast@sha256:{'1' * 64}"
-    (ROOT / "image.env").write_text(f"IMAGE={digest}\n", encoding="utf-8")
+    checkout = tmp_path / "checkout"
+    shutil.copytree(ROOT / "ci", checkout / "ci", ignore=shutil.ignore_patterns("__pycache__"))
+    (checkout / "image.env").write_text(f"IMAGE={digest}\n", encoding="utf-8")
     registry = {"CI_REGISTRY": "registry.example.org", "CI_REGISTRY_USER": "robot", "CI_REGISTRY_PASSWORD": "s3cret"}
     path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
-    done = run("sign", PATH=path, SIGSTORE_ID_TOKEN="a-token", **registry)
+    done = run("sign", checkout=checkout, PATH=path, SIGSTORE_ID_TOKEN="a-token", **registry)
     assert (done.returncode, done.stdout, done.stderr) == (0, f"signed {digest}\n", "")
     calls = (tmp_path / "calls").read_text().splitlines()
     assert calls == [

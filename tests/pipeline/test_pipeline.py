@@ -10,12 +10,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import pytest
 
 from ci import pipeline, registry, sbom
 from ci.pipeline import Outcome
-from raincast import model
+from raincast import forecast, model, reading
 from tests.conftest import REGISTRY, ROOT
+from tests.container.engine import address, asked, running
+from tests.integration.serving import CSV, eventually
 from tests.pipeline import faults
 from tests.pipeline.test_contexts import CONTEXTS
 
@@ -97,18 +100,27 @@ def test_the_reports_that_gitlab_shows_are_there(master: Outcome, clone: Path) -
     assert (clone / "public" / "index.html").is_file()
 
 
-@pytest.mark.parametrize(
-    "arguments", [(), ("-",), ("/data/in.csv", "-o", "/data/out.parquet"), ("serve", "--help")], ids=" ".join
-)
-def test_the_pulled_image_runs(arguments: tuple[str, ...], published: str, tmp_path: Path) -> None:
-    sample = ROOT / "data" / "sample.csv"
-    tmp_path.chmod(0o777)
-    (tmp_path / "in.csv").write_bytes(sample.read_bytes())
+def test_the_pulled_image_forecasts_in_its_four_ways(published: str, clone: Path, tmp_path: Path) -> None:
     subprocess.run(["docker", "pull", "--quiet", published], check=True, capture_output=True)
-    call = ["docker", "run", "--rm", "--interactive", f"--volume={tmp_path}:/data", published, *arguments]
-    done = subprocess.run(call, input=sample.read_bytes(), capture_output=True, check=False)
-    assert (done.returncode, done.stderr) == (0, b"")
-    assert len(done.stdout.splitlines()) >= 50 or (tmp_path / "out.parquet").is_file() or b"--port" in done.stdout
+    sample = (ROOT / "data" / "sample.csv").read_bytes()
+    tmp_path.chmod(0o777)
+    (tmp_path / "in.csv").write_bytes(sample)
+    expected = forecast.forecast(model.load(clone / "model"), reading.read(tmp_path / "in.csv"))
+
+    def ran(*arguments: str) -> bytes:
+        call = ["docker", "run", "--rm", "--interactive", f"--volume={tmp_path}:/data", published, *arguments]
+        done = subprocess.run(call, input=sample, capture_output=True, check=False)
+        assert (done.returncode, done.stderr) == (0, b"")
+        return done.stdout
+
+    assert ran() == forecast.rendered(expected, "table")
+    assert ran("-") == forecast.rendered(expected, "csv")
+    ran("/data/in.csv", "-o", "/data/out.parquet")
+    found = duckdb.sql(f"SELECT probability_of_rain FROM '{tmp_path / 'out.parquet'}'").fetchall()
+    assert [p for (p,) in found] == expected["probability_of_rain"].tolist()
+    with running(published, "--publish=127.0.0.1::8080") as name:
+        url = f"{address(name)}/forecast"
+        assert eventually(lambda: asked(url, sample, CSV)) == forecast.rendered(expected, "csv")
 
 
 def test_the_image_is_the_trained_model_and_this_commit(published: str, project: Project, clone: Path) -> None:
@@ -177,6 +189,7 @@ TRAIN, ACCURACY, IMAGE = ("train",), ("train", "test-accuracy"), ("train", "buil
 FAULTS: list[tuple[Callable[[Path], dict[str, str]], tuple[str, ...], dict[str, str], str]] = [
     (faults.value_out_of_limits, TRAIN, QUICK, "row 1001, Humidity3pm: '171' is not a number, 0 to 100 %"),
     (faults.missing_target, TRAIN, QUICK, "there is no column RainTomorrow to learn from"),
+    (faults.answer_as_column, ACCURACY, QUICK, "tomorrow's rain leaks into forecasts of a file"),
     (faults.label_leak, ACCURACY, QUICK, "too good to be true: 'one row' has a ROC AUC of "),
     (faults.shuffled_target, ACCURACY, QUICK, "below the floor: 'one row' has a roc_auc of "),
     (faults.noise, ACCURACY, QUICK, "below the floor: 'one row' has a roc_auc of "),
