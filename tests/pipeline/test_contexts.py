@@ -16,6 +16,7 @@ from tests.conftest import ROOT
 
 CHECKS = {"lint", "manifests", "train", "unit", "integration", "test-accuracy", "test-performance"}
 PUBLISHED = CHECKS | {"build-image", "sign"}
+PUSHED = PUBLISHED - {"integration"}
 BRANCH = {"CI_COMMIT_BRANCH": "topic", "CI_PIPELINE_SOURCE": "push"}
 MASTER = {"CI_COMMIT_BRANCH": "master", "CI_PIPELINE_SOURCE": "push"}
 MERGE_REQUEST = {"CI_COMMIT_BRANCH": None, "CI_PIPELINE_SOURCE": "merge_request_event", "CI_MERGE_REQUEST_IID": "7"}
@@ -26,8 +27,8 @@ CONTEXTS: dict[str, tuple[dict[str, str | None], set[str]]] = {
     "branch": (BRANCH, CHECKS),
     "branch with an open merge request": (BRANCH | {"CI_OPEN_MERGE_REQUESTS": "raincast/raincast!7"}, set()),
     "merge request": (MERGE_REQUEST, CHECKS),
-    "master": (MASTER, PUBLISHED | {"pages"}),
-    "master with a cluster": (MASTER | CLUSTER, PUBLISHED | {"pages", "staging", "production"}),
+    "master": (MASTER, PUSHED | {"pages"}),
+    "master with a cluster": (MASTER | CLUSTER, PUSHED | {"pages", "staging", "production"}),
     "schedule with a cluster": (MASTER | CLUSTER | {"CI_PIPELINE_SOURCE": "schedule"}, CHECKS),
     "schedule": (MASTER | {"CI_PIPELINE_SOURCE": "schedule"}, CHECKS),
     "tag": (TAG, PUBLISHED | {"release"}),
