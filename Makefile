@@ -49,7 +49,10 @@ lint: $(INSTALLED)  ## formatting, pylint (10.00), types, Dockerfile, pipeline
 format: $(INSTALLED)  ## format the code
 	$(BIN)/ruff format $(SOURCES)
 
-unit integration: model/model.json  ## one kind of test
+unit: $(INSTALLED)  ## tests of one module each
+	$(BIN)/python -m pytest tests/$@
+
+integration: model/model.json  ## tests of commands, service and gates as a whole
 	$(BIN)/python -m pytest tests/$@
 
 accuracy: model/model.json  ## is the model good enough, and no worse than the one in use ($$CI_REGISTRY_IMAGE:latest)?
