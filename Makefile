@@ -10,6 +10,10 @@ MANIFEST_TOOLS := $(VENV)/manifests/.installed-$(shell sha256sum ci/requirements
 # What a model is made of and by. In a pipeline the model comes from another job, and is older than the checkout.
 MODEL_FROM := $(if $(CI),,train.py requirements.txt data/observations.csv.gz data/stations.csv $(wildcard raincast/*.py))
 COMMA := ,
+# Asked only by who installs.
+HAS_PIP = $(shell $(PYTHON) -m pip --version 2>/dev/null)
+PIP_INSTALL = $(if $(HAS_PIP),$(PYTHON) -m pip --python $(BIN)/python,$(BIN)/python -m pip) install --quiet \
+  --disable-pip-version-check --require-hashes
 # GitLab shows this report in the merge request.
 CODE_QUALITY := $(if $(CI),--load-plugins=ci.code_quality --output-format=text$(COMMA)code-quality:reports/codequality.json)
 GITLAB_CI_LOCAL := .cache/npm/node_modules/.bin/gitlab-ci-local
@@ -121,19 +125,19 @@ model/model.json: $(MODEL_FROM) | $(INSTALLED)
 	$(BIN)/python train.py >/dev/null
 
 # uv installs in seconds what pip takes a minute for; pip brings it, with the hash that is pinned, and stands in for it
-# where an index needs pip's own settings.
+# where an index needs pip's own settings. A pip in the environment takes longer to make than all the rest.
 $(INSTALLED): requirements.txt
-	$(PYTHON) -m venv $(VENV)
+	$(PYTHON) -m venv $(if $(HAS_PIP),--without-pip) $(VENV)
 	sed -n '/^uv==/,/[^\\]$$/p' requirements.txt > $(VENV)/uv.txt
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $(VENV)/uv.txt
+	$(PIP_INSTALL) -r $(VENV)/uv.txt
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes -r requirements.txt || \
-	  $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.txt
+	  $(PIP_INSTALL) -r requirements.txt
 	@rm -f $(VENV)/.installed-* && touch $@
 
 $(MANIFEST_TOOLS): ci/requirements-manifests.txt | $(INSTALLED)
-	$(PYTHON) -m venv $(VENV)/manifests
+	$(PYTHON) -m venv $(if $(HAS_PIP),--without-pip) $(VENV)/manifests
 	$(BIN)/uv pip install --quiet --python $(VENV)/manifests/bin/python --require-hashes -r $< || \
-	  $(VENV)/manifests/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
+	  $(subst $(BIN),$(VENV)/manifests/bin,$(PIP_INSTALL)) -r $<
 	@rm -f $(VENV)/manifests/.installed-* && touch $@
 
 $(GITLAB_CI_LOCAL):

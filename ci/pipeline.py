@@ -27,7 +27,9 @@ REGISTRY = "127.0.0.1:5000"
 IMAGE = "raincast/raincast"
 BASE = "python:3.11-slim"
 # A job is to see the pipeline's settings, not those of whoever runs it here.
-NOT_PASSED = ("CI", "GITLAB_", "MAKE", "MFLAGS", "MLFLOW_", "PYTEST_", "RAINCAST_", "BASE_IMAGE", "UV_", "VIRTUAL_ENV")
+NOT_PASSED = (
+    "CI", "GITLAB_", "MAKE", "MFLAGS", "MLFLOW_", "PYTEST_", "PYTHON", "RAINCAST_", "BASE_IMAGE", "UV_", "VIRTUAL_ENV",
+)  # fmt: skip
 # The runner says the same of the whole as of a job.
 FINISHED = re.compile(r"^(?!pipeline )(\S+) +finished in ([\d.]+) (ms|s|min|h)(?:\s+(FAIL|WARN))?", re.MULTILINE)
 SECONDS = {"ms": 0.001, "s": 1.0, "min": 60.0, "h": 3600.0}
