@@ -15,9 +15,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 from ci import pipeline
 from raincast import model
+
+# A push's pipeline says --hypothesis-profile=quick: under coverage each example takes three times as long.
+settings.register_profile("quick", max_examples=20)
+settings.register_profile("thorough", max_examples=80)
+settings.load_profile("thorough")
 
 ROOT = Path(__file__).resolve().parent.parent
 REGISTRY = "127.0.0.1:5000"

@@ -17,7 +17,7 @@ from raincast.observations import COLUMNS, DIRECTIONS, NUMBERS, UNKNOWN_AT_3PM, 
 
 # How long an example takes is the machine's business. The same examples each time: a feature that lies within 1e-12
 # of the middle between two roundings would be found now and then, and say nothing about the code.
-UNTIMED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow], max_examples=40, derandomize=True)
+UNTIMED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True)
 
 # Near to and far from each other.
 PLACES = ("Sydney", "SydneyAirport", "Newcastle", "Wollongong", "Canberra", "Albury", "AliceSprings", "Perth")
@@ -587,7 +587,7 @@ def assert_same_bits(one: np.ndarray, other: np.ndarray) -> None:
     np.testing.assert_array_equal(*bits)
 
 
-@settings(UNTIMED, max_examples=400)
+@UNTIMED
 @given(ONE_ROWS)
 @pytest.mark.filterwarnings("ignore::raincast.observations.ObservationWarning")
 def test_a_row_alone_has_the_very_features_of_a_table_of_one_row(table: Table) -> None:

@@ -16,7 +16,7 @@ from raincast.formats import json_blocks
 from raincast.observations import FormatError, ObservationError, Table, parse_blocks
 from tests.unit.bodies import Sent, assert_same, bodies
 
-UNTIMED = settings(deadline=None, max_examples=30, derandomize=True)
+UNTIMED = settings(deadline=None, derandomize=True)
 
 
 class Counted(io.BytesIO):

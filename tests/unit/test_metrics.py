@@ -16,7 +16,7 @@ from raincast.metrics import PROBABILITIES, SECONDS, Histogram, Metrics
 from raincast.observations import MEASUREMENTS, rows_of
 from tests.unit.bodies import Sent, as_table, bodies
 
-UNTIMED = settings(deadline=None, max_examples=30, derandomize=True)
+UNTIMED = settings(deadline=None, derandomize=True)
 # Any probability and time, those on a bound and just beside it among them.
 PROBABILITY = (
     st.floats(0, 1)

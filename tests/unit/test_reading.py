@@ -136,7 +136,7 @@ def _assert_same(one: Table, other: Table) -> None:
 
 
 @pytest.mark.parametrize("write", WRITERS)
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(records=RECORDS)
 def test_every_format_gives_the_same_table(
     write: Callable[[Path, Records], None], records: Records, tmp_path: Path
@@ -246,7 +246,7 @@ def test_what_only_looks_like_a_number_is_refused(value: str, tmp_path: Path) ->
         reading.read(path)
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     content=st.binary(max_size=300) | st.text(max_size=300).map(lambda text: ("Location,Rainfall\n" + text).encode())
 )

@@ -21,7 +21,7 @@ from raincast.observations import COLUMNS, EXAMPLE, FormatError, ObservationErro
 from tests.unit.bodies import Sent, as_table, assert_same, bodies, by_text, is_measured, is_regular, too_deep, value_of
 
 # The same examples each time: what is found here is looked for at leisure, not in somebody's pipeline.
-UNTIMED = settings(deadline=None, max_examples=60, derandomize=True)
+UNTIMED = settings(deadline=None, derandomize=True)
 SYDNEY, WOLLONGONG = EXAMPLE
 
 
@@ -119,7 +119,7 @@ def test_a_body_that_is_cut_anywhere_is_no_json(sent: list[Sent], data: st.DataO
     assert isinstance(refusal(lambda: records.decode(cut)), FormatError)
 
 
-@settings(UNTIMED, max_examples=120)
+@UNTIMED
 @given(bodies(max_size=2), st.data())
 def test_a_body_with_one_other_byte_has_the_same_answer_on_both_ways(sent: list[Sent], data: st.DataObject) -> None:
     body = bytearray(body_of(sent))
@@ -130,7 +130,7 @@ def test_a_body_with_one_other_byte_has_the_same_answer_on_both_ways(sent: list[
     _assert_both_ways_agree(bytes(body))
 
 
-@settings(UNTIMED, max_examples=120)
+@UNTIMED
 @given(bodies(max_size=2), st.data())
 def test_a_body_with_another_character_has_the_same_answer_on_both_ways(sent: list[Sent], data: st.DataObject) -> None:
     body = bytearray(body_of(sent))

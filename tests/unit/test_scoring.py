@@ -17,7 +17,7 @@ from raincast import records, scoring
 from raincast.observations import EXAMPLE, FormatError, ObservationError, Table
 from tests.unit.bodies import Sent, as_table, assert_same, bodies, is_measured, is_regular, too_deep
 
-UNTIMED = settings(deadline=None, max_examples=40, derandomize=True)
+UNTIMED = settings(deadline=None, derandomize=True)
 
 
 def _names(sent: list[Sent]) -> list[str]:
