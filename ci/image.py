@@ -143,10 +143,20 @@ def publish() -> None:
     (BUILT / "provenance.json").write_bytes(sbom.provenance(about, model.describe(), base()))
     papers = {sbom.CYCLONEDX: "sbom.cdx.json", sbom.IN_TOTO: "provenance.json"}
     registry.attach(repository, pushed, {kind: (BUILT / name).read_bytes() for kind, name in papers.items()})
-    version = os.environ.get("CI_COMMIT_TAG")
-    registry.tag(repository, pushed, version or "latest")
     (ROOT / "image.env").write_text(f"IMAGE={repository}@{pushed}\n", encoding="utf-8")
-    print(f"pushed {repository}@{pushed} as {version or 'latest'}")
+    print(f"pushed {repository}@{pushed}")
+    name = os.environ.get("CI_COMMIT_TAG") or "latest"
+    if name == "latest" and _is_later(f"{repository}:latest", f"{repository}@{pushed}"):
+        print(f"{repository}:latest stays what it is, the image of a later commit")
+    else:
+        registry.tag(repository, pushed, name)
+        print(f"{repository}:{name} is that now")
+
+
+def _is_later(image: str, other: str) -> bool:
+    """Whether an image, if it is there, is of a later commit: an old pipeline's job may be run once more."""
+    made, other_made = registry.created(image), registry.created(other)
+    return bool(made and other_made and made > other_made)
 
 
 def _try() -> None:

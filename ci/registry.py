@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import hashlib
 import json
 import os
@@ -65,6 +66,14 @@ def digest(reference: str) -> str | None:
         if any(word in str(error).lower() for word in ABSENT):
             return None
         raise
+
+
+def created(reference: str) -> dt.datetime | None:
+    """When an image of a registry was made: for ours, the time of its commit. None where there is no such image."""
+    if digest(reference) is None:
+        return None
+    config = json.loads(printed("skopeo", "inspect", *tls(reference), "--config", f"docker://{without_tag(reference)}"))
+    return dt.datetime.fromisoformat(config["created"])
 
 
 def sha256(content: bytes) -> str:

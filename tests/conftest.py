@@ -6,6 +6,7 @@ import csv
 import gzip
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import urllib.request
@@ -19,6 +20,10 @@ from hypothesis import settings
 
 from ci import pipeline
 from raincast import model
+
+# What starts pytest in the background, as runners do, may ignore Ctrl-C, and what pytest starts would inherit that.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # A push's pipeline says --hypothesis-profile=quick: under coverage each example takes three times as long.
 settings.register_profile("quick", max_examples=20)
