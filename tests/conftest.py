@@ -26,7 +26,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # A push's pipeline says --hypothesis-profile=quick: under coverage each example takes three times as long.
-settings.register_profile("quick", max_examples=20)
+settings.register_profile("quick", max_examples=12)
 settings.register_profile("thorough", max_examples=80)
 settings.load_profile("thorough")
 
