@@ -28,7 +28,8 @@ IMAGE = "raincast/raincast"
 BASE = "python:3.11-slim"
 # A job is to see the pipeline's settings, not those of whoever runs it here.
 NOT_PASSED = (
-    "CI", "GITLAB_", "MAKE", "MFLAGS", "MLFLOW_", "PYTEST_", "PYTHON", "RAINCAST_", "BASE_IMAGE", "UV_", "VIRTUAL_ENV",
+    "CI", "GITLAB_", "MAKE", "MFLAGS", "MLFLOW_", "PYTEST_", "PYTHONDONTWRITEBYTECODE", "RAINCAST_", "BASE_IMAGE",
+    "UV_", "VIRTUAL_ENV",
 )  # fmt: skip
 # The runner says the same of the whole as of a job.
 FINISHED = re.compile(r"^(?!pipeline )(\S+) +finished in ([\d.]+) (ms|s|min|h)(?:\s+(FAIL|WARN))?", re.MULTILINE)

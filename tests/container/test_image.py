@@ -8,18 +8,15 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 import time
-import uuid
 from pathlib import Path
 from typing import Any
 
 import duckdb
 import pytest
 
-from ci import registry
 from raincast import __version__, forecast, model, reading
-from tests.conftest import REGISTRY, ROOT, build_image
+from tests.conftest import ROOT, build_image
 from tests.container.engine import address, asked, docker, running
 from tests.integration.serving import ROW, body_of, eventually
 
@@ -269,35 +266,3 @@ def test_two_builds_of_a_commit_are_the_same(image_folder: Path, base_image: str
             subprocess.run(["buildah", "rmi", "--force", line], capture_output=True, check=True)
     time.sleep(1.1)
     assert (build_image(base_image) / "files" / "manifest.json").read_bytes() == before
-
-
-# Publishing
-
-
-def published_as(repository: str, base: str) -> tuple[str, str | None]:
-    """What publishing to a repository says, and the digest of its `latest` then."""
-    ours = {name: value for name, value in os.environ.items() if not name.startswith("CI_")}
-    call = [sys.executable, "-m", "ci.image", "publish"]
-    env = ours | {"BASE_IMAGE": base, "CI_REGISTRY_IMAGE": repository, "CI_COMMIT_SHA": "of-this-commit"}
-    done = subprocess.run(call, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return done.stdout, registry.digest(f"{repository}:latest")
-
-
-def test_latest_is_the_image_of_the_latest_commit_whichever_is_published_last(base_image: str) -> None:
-    repository = f"{REGISTRY}/raincast/{uuid.uuid4().hex[:12]}"
-    said, latest = published_as(repository, base_image)
-    assert f"{repository}:latest is that now" in said
-    assert latest is not None
-    assert latest == registry.digest(f"{repository}:of-this-commit")
-    # As if a later commit had been published meanwhile: what Docker commits is made now.
-    container = docker("create", IMAGE).stdout.decode().strip()
-    later = f"{repository}:latest"
-    assert docker("commit", container, later).returncode == docker("push", "--quiet", later).returncode == 0
-    docker("rm", container)
-    docker("rmi", later)
-    moved = registry.digest(later)
-    assert moved != latest
-    said, still = published_as(repository, base_image)
-    assert "latest stays what it is, the image of a later commit" in said
-    assert (still, registry.digest(f"{repository}:of-this-commit")) == (moved, latest)
