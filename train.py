@@ -15,77 +15,91 @@ import sys
 from functools import partial
 from pathlib import Path
 
-# Libraries read these once, when they are loaded. An OpenMP thread that waits spins, by default for so long that two
-# fits at once on two cores take many times as long as one after the other; shorter spinning shares the cores fairly and
-# costs a quiet machine nothing. And neither MLflow nor onnxruntime is to tell anyone that it was imported.
+# Libraries read these once, on import. A waiting OpenMP thread spins by default for so long that two fits at once on
+# two cores take many times as long as one after the other; shorter spinning costs a quiet machine nothing. Telemetry of
+# MLflow and onnxruntime is off.
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
-from raincast import command, model, onnx_export, quality, reading, report, source, training
-from raincast.observations import TARGET
-from raincast.progress import stage
+from raincast import cli
+from raincast.forecasting import model
+from raincast.observations import download, reading
+from raincast.observations.columns import TARGET
+from raincast.training import (
+    bundle,
+    data_checks,
+    evaluation,
+    fit,
+    forms,
+    model_card,
+    onnx_export,
+    sklearn_pipeline,
+    splits,
+)
+from raincast.training.config import ModelConfig
+from raincast.training.progress import stage
 
 BUNDLED = Path(__file__).resolve().parent / "data" / "observations.csv.gz"
 
 
 def arguments(argv: list[str] | None = None) -> argparse.Namespace:
-    """The command line; flags default to RAINCAST_* in the environment."""
+    """Parse the command line; flags default to RAINCAST_* in the environment."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("--data", default=command.setting("DATA", str(BUNDLED)), help="path or URL (RAINCAST_DATA; default: bundled)")
-    add("--sha256", default=command.setting("DATA_SHA256"), help="the data's expected SHA-256, packed or unpacked")
-    add("--verify-from", default=command.setting("VERIFY_FROM"), help="YYYY-MM-DD (default: the last 20 %%)")
-    add("--out", default=command.setting("OUT", str(model.DIRECTORY)), type=Path, help="model directory")
-    trees = command.setting("ITERATIONS", str(training.ModelConfig.iterations))
-    add("--iterations", type=command.positive, default=trees, help="trees (default: %(default)s)")
-    quiet = bool(command.setting("NO_TRACKING"))
+    add("--data", default=cli.setting("DATA", str(BUNDLED)), help="path or URL (RAINCAST_DATA; default: bundled)")
+    add("--sha256", default=cli.setting("DATA_SHA256"), help="the data's expected SHA-256, packed or unpacked")
+    add("--verify-from", default=cli.setting("VERIFY_FROM"), help="YYYY-MM-DD (default: the last 20 %%)")
+    add("--out", default=cli.setting("OUT", str(model.DIRECTORY)), type=Path, help="model directory")
+    trees = cli.setting("ITERATIONS", str(ModelConfig.iterations))
+    add("--iterations", type=cli.positive, default=trees, help="trees (default: %(default)s)")
+    quiet = bool(cli.setting("NO_TRACKING"))
     add("--no-tracking", action="store_true", default=quiet, help="do not log the run to MLflow")
     return parser.parse_args(argv)
 
 
 def train(given: argparse.Namespace) -> None:
     """Read, check, fit, verify, export, save, log."""
-    config = training.ModelConfig(iterations=given.iterations)
-    model.check_target(given.out)
-    name = source.shown(given.data)
-    with source.local(given.data) as path, stage(f"reading {name}"):
-        data_sha256 = source.verified_sha256(name, path, given.sha256)
+    config = ModelConfig(iterations=given.iterations)
+    bundle.check_target(given.out)
+    name = download.without_secrets(given.data)
+    with download.local_copy(given.data) as path, stage(f"reading {name}"):
+        data_sha256 = download.verified_sha256(name, path, given.sha256)
         table = reading.read(path, name=name, target=True)
-        quality.check(name, table)
+        data_checks.check(name, table)
     obs = table.pop(TARGET.name)
-    known, verified = training.split(table, obs, config, given.verify_from)
+    fitted_rows, verified_rows = splits.split(table, obs, config, given.verify_from)
     with stage("making features"):
-        matrices = training.forms(table)
+        matrices = forms.form_matrices(table)
     with stage("choosing the threshold"):
-        threshold = training.threshold(table, matrices, obs, known, config)
+        threshold = fit.choose_threshold(table, matrices, obs, fitted_rows, config)
     with stage(f"fitting {config.iterations} trees"):
-        fitted = training.fit(matrices, obs, known, config)
+        fitted = fit.fit_trees(matrices, obs, fitted_rows, config)
     with stage("exporting"):
         graphs = onnx_export.export(fitted, matrices)
     with stage("verifying"):
         session = model.session(graphs[model.GRAPH])
-        fcsts = {form: model.run(session, matrix[verified]) for form, matrix in matrices.items()}
-        results = training.verify(table, obs, (known, verified), fcsts, threshold)
-        importance = report.permutation_importance(lambda matrix: model.run(session, matrix), table, obs, verified)
-    print(report.as_text(report.score_table(results)))
+        fcsts = {form: model.run(session, matrix[verified_rows]) for form, matrix in matrices.items()}
+        results = evaluation.verify(table, obs, (fitted_rows, verified_rows), fcsts, threshold)
+        importance = evaluation.permutation_importance(partial(model.run, session), table, obs, verified_rows)
+    print(model_card.as_text(model_card.score_table(results)))
     with stage(f"saving {given.out}"):
-        pipeline = training.pipeline(fitted)
-        description = training.describe(config, table, known, name, data_sha256)
+        pipeline = sklearn_pipeline.pipeline(fitted)
+        description = bundle.provenance(config, table, fitted_rows, name, data_sha256)
         description |= {"threshold": threshold, "verification": results, "importance": importance}
-        description |= {"parity": training.parity(fitted)}
-        model.save(
+        description |= {"parity": sklearn_pipeline.parity(fitted)}
+        bundle.save(
             given.out,
             description,
-            graphs | {model.PIPELINE: training.dumped(pipeline)},
-            partial(report.write, fcsts=fcsts, obs=obs[verified]),
+            graphs | {model.PIPELINE: sklearn_pipeline.dumped(pipeline)},
+            partial(model_card.write, fcsts=fcsts, obs=obs[verified_rows]),
         )
     if not given.no_tracking:
-        from raincast import tracking  # pylint: disable=import-outside-toplevel
+        from raincast.lifecycle import tracking  # pylint: disable=import-outside-toplevel
 
         with stage("logging the run to MLflow"):
             tracking.log(given.out, pipeline, table)
 
 
 if __name__ == "__main__":
-    sys.exit(command.run(lambda: train(arguments())))
+    sys.exit(cli.run(lambda: train(arguments())))

@@ -18,7 +18,7 @@ Array = NDArray[np.float64]
 BINS = 10
 SMOOTHING = 20.0
 # Where rows have no dates, so many of a station that follow each other are resampled together: some weeks.
-BLOCK_ROWS = 30
+BOOTSTRAP_BLOCK_ROWS = 30
 SEASONS = ("DJF", "MAM", "JJA", "SON")
 
 
@@ -255,7 +255,7 @@ def weekly_blocks(dates: NDArray[np.datetime64]) -> NDArray[np.int64]:
     return dates.astype("datetime64[D]").astype(np.int64) // 7
 
 
-def consecutive_blocks(locations: NDArray[np.str_], rows: int = BLOCK_ROWS) -> NDArray[np.int64]:
+def consecutive_blocks(locations: NDArray[np.str_], rows: int = BOOTSTRAP_BLOCK_ROWS) -> NDArray[np.int64]:
     """Number of the block of each row: `rows` rows of a station that follow each other, for rows in time order."""
     blocks = np.zeros(len(locations), np.int64)
     first = 0

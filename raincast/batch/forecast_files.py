@@ -1,0 +1,216 @@
+"""Forecasts for files of any size, in blocks of whole days.
+
+A block takes the days before it along as context, so that each forecast is the one that the whole table at once would
+give. All that grows with the number of rows is on disk, in a folder of TMPDIR that is removed at the end.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, closing, contextmanager
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import IO, Any
+
+import duckdb
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from raincast.batch.shards import WHOLE, Shard
+from raincast.batch.staging import NOT_A_DAY, THREADS, Staged
+from raincast.features.build import feature_matrix, unknown_stations
+from raincast.features.history import HISTORY_DAYS
+from raincast.forecasting.forecast import forecast_table
+from raincast.forecasting.model import Model
+from raincast.forecasting.writing import OutputFormat, forecast_writer
+from raincast.observations.columns import COLUMNS, DIRECTIONS
+from raincast.observations.errors import Duplicate, ObservationWarning, shorten, violation_error
+from raincast.observations.formats import READ_BLOCK_ROWS
+from raincast.observations.table import Table, duplicates, take
+
+# How many rows are forecast at once, at least, and how many times its context a block is, so that little is done twice.
+FORECAST_BLOCK_ROWS, CONTEXT_MULTIPLE = 8_192, 2
+_POINTS = np.array([*DIRECTIONS, ""])
+
+
+@dataclass(frozen=True)
+class DayBlock:
+    """Rows to forecast, `start` to `end` in the order of days, with those from `context` on to learn from."""
+
+    context: int
+    start: int
+    end: int
+
+
+def forecast_files(
+    model: Model,
+    inputs: Sequence[tuple[Any, str]],
+    opened: Callable[[], AbstractContextManager[IO[bytes]]],
+    output_format: OutputFormat,
+    shard: Shard = WHOLE,
+) -> None:
+    """Forecast the observations of files, each with what messages call it, as one table, and write it in input order.
+
+    Only the days of a shard are forecast. The output is opened when all is forecast. Raises ObservationError; OSError
+    where TMPDIR is full.
+    """
+    progress = tqdm(unit=" rows", unit_scale=True, disable=None, leave=False, bar_format="{desc}")
+    with progress, tempfile.TemporaryDirectory(prefix="raincast-") as folder, _disk_errors(folder), _interrupts():
+        with closing(Staged(Path(folder))) as staged:
+            for path, name in inputs:
+                progress.set_description_str(f"reading {name} ...")
+                staged.add(path, name)
+            progress.set_description_str("sorting ...")
+            staged.sort()
+            blocks = list(blocks_of(staged, shard))
+            progress.bar_format = None
+            progress.set_description("forecasting", refresh=False)
+            progress.reset(sum(block.end - block.start for block in blocks))
+            _forecast(model, staged, blocks, progress)
+            progress.set_description("writing")
+            with opened() as file:
+                _write(model, staged, file, output_format)
+
+
+@contextmanager
+def _interrupts() -> Iterator[None]:
+    """Ctrl-C while duckdb works."""
+    try:
+        yield
+    except (RuntimeError, duckdb.InterruptException) as error:
+        if "interrupt" not in str(error).lower():
+            raise
+        raise KeyboardInterrupt from error
+
+
+@contextmanager
+def _disk_errors(folder: str) -> Iterator[None]:
+    try:
+        yield
+    except (duckdb.OutOfMemoryException, duckdb.IOException, duckdb.FatalException) as error:
+        reason = shorten(" ".join(str(error).split()), 200)
+        raise OSError(f"{folder}: no room to sort the observations (TMPDIR says where): {reason}") from error
+
+
+def blocks_of(staged: Staged, shard: Shard) -> Iterator[DayBlock]:
+    """The rows of a shard in blocks: whole days, then rows without a date."""
+    counted = staged.database.execute(
+        'SELECT "Date" AS day, count(*) AS rows FROM ordered WHERE "Date" IS NOT NULL GROUP BY 1 ORDER BY 1'
+    ).fetchnumpy()
+    day, rows = np.asarray(counted["day"]).astype(np.int64), np.asarray(counted["rows"]).astype(np.int64)
+    start = np.concatenate([[0], np.cumsum(rows)])
+    dated = int(start[-1])
+    low, high = shard.share(dated)
+    first, last = np.searchsorted(start[:-1], [low, high])
+    context = start[np.searchsorted(day, day - HISTORY_DAYS)]
+    i = int(first)
+    while i < last:
+        least = start[i] + max(FORECAST_BLOCK_ROWS, CONTEXT_MULTIPLE * (start[i] - context[i]))
+        end = min(int(last), max(i + 1, int(np.searchsorted(start, least))))
+        yield DayBlock(int(context[i]), int(start[i]), int(start[end]))
+        i = end
+    low, high = (dated + part for part in shard.share(staged.rows - dated))
+    for begin in range(low, high, FORECAST_BLOCK_ROWS):
+        yield DayBlock(begin, begin, min(begin + FORECAST_BLOCK_ROWS, high))
+
+
+def _forecast(model: Model, staged: Staged, blocks: Sequence[DayBlock], progress: Any) -> None:
+    """Fill the table `forecasts` with number, date, station and probability of every row of the blocks."""
+    staged.database.execute("CREATE TABLE forecasts (number BIGINT, day INTEGER, station INTEGER, probability DOUBLE)")
+    names = np.array(staged.stations)
+    unknown = unknown_stations(names)
+    if unknown:
+        warnings.warn(unknown, ObservationWarning, stacklevel=2)
+
+    def work(block: DayBlock) -> dict[str, NDArray[Any]]:
+        with staged.database.cursor() as database:
+            rows: dict[str, Any] = database.execute(
+                "SELECT * FROM ordered WHERE rowid >= ? AND rowid < ? ORDER BY rowid", [block.context, block.end]
+            ).fetchnumpy()
+        table = _table(rows, names)
+        forecast_rows = slice(block.start - block.context, None)
+        number, table = rows["number"][forecast_rows], _table(rows, names)
+        _refuse_duplicates(staged, take(table, forecast_rows), number)
+        probability = model.probability_of_rain(feature_matrix(table, forecast_rows))
+        return {
+            "number": number,
+            "day": _days(table)[forecast_rows],
+            "station": rows["Location"][forecast_rows],
+            "probability": probability,
+        }
+
+    insert = f"INSERT INTO forecasts SELECT number, nullif(day, {NOT_A_DAY}), station, probability FROM block"
+    with ThreadPoolExecutor(THREADS) as pool:
+        waiting = iter(blocks)
+        running = [pool.submit(work, block) for block in islice(waiting, THREADS + 1)]
+        try:
+            while running:
+                forecasts = running.pop(0).result()
+                running += [pool.submit(work, block) for block in islice(waiting, 1)]
+                staged.insert(insert, forecasts)
+                progress.update(len(forecasts["number"]))
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _table(rows: dict[str, Any], names: NDArray[np.str_]) -> Table:
+    """A table of observations from rows as they are staged."""
+    table: Table = {}
+    for column in COLUMNS:
+        values = rows[column.name]
+        if column.kind == "date":
+            table[column.name] = np.ma.filled(values.astype(np.int64), NOT_A_DAY).astype("datetime64[D]")
+        elif column.kind == "station":
+            table[column.name] = names[values]
+        elif column.kind == "direction":
+            table[column.name] = _POINTS[np.ma.filled(values, -1)]
+        else:
+            table[column.name] = np.ma.filled(values, np.nan)
+    return table
+
+
+def _days(table: Table) -> NDArray[np.int64]:
+    return table["Date"].astype(np.int64)
+
+
+def _refuse_duplicates(staged: Staged, table: Table, number: NDArray[np.int64]) -> None:
+    """ObservationError where a station has two observations a day, whichever files they are from."""
+    if not duplicates(table, number):
+        return
+    # Of all blocks, this one may not hold the first.
+    with staged.database.cursor() as database:
+        again = database.execute(
+            'SELECT number, earlier, "Date", "Location" FROM (SELECT number, "Date", "Location", lag(number) OVER'
+            ' (PARTITION BY "Date", "Location" ORDER BY number) AS earlier FROM ordered WHERE "Date" IS NOT NULL)'
+            " WHERE earlier IS NOT NULL ORDER BY number"
+        ).fetchall()
+    places = [
+        (staged.place(later), staged.place(earlier), f"{staged.stations[station]} on {np.datetime64(day, 'D')}")
+        for later, earlier, day, station in again
+    ]
+    name = places[0][0][0]
+    violations = [
+        Duplicate(row, "Date", what, str(earlier_row) if other == name else f"{earlier_row} of {other}")
+        for (file, row), (other, earlier_row), what in places
+        if file == name
+    ]
+    raise violation_error(name, violations, len(violations))
+
+
+def _write(model: Model, staged: Staged, out: IO[bytes], output_format: OutputFormat) -> None:
+    """Write the table `forecasts` in input order."""
+    database = staged.database
+    database.execute("CREATE TABLE finished AS SELECT * FROM forecasts ORDER BY number; DROP TABLE forecasts")
+    names = np.array(staged.stations)
+    with forecast_writer(out, output_format, max(map(len, staged.stations)), database) as write:
+        for start in range(0, staged.count("finished"), READ_BLOCK_ROWS):
+            rows: dict[str, Any] = database.execute(
+                "SELECT * FROM finished WHERE rowid >= ? AND rowid < ? ORDER BY rowid", [start, start + READ_BLOCK_ROWS]
+            ).fetchnumpy()
+            date = np.ma.filled(rows["day"].astype(np.int64), NOT_A_DAY).astype("datetime64[D]")
+            write(forecast_table(model, date, names[rows["station"]], rows["probability"]))

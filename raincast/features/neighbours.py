@@ -1,0 +1,145 @@
+"""Features from the same day at other stations."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from raincast.features.own import Array, Columns
+from raincast.observations import stations
+from raincast.observations.table import Table, rows_of
+
+RADII_KM = (60.0, 250.0)
+SECTOR_RADIUS_KM = 500.0
+SECTORS = {"N": (0.0, 1.0), "E": (1.0, 0.0), "S": (0.0, -1.0), "W": (-1.0, 0.0)}
+# A weighted mean needs other stations of at least the weight of one at three radii: else "nearby" would not be true.
+LEAST_WEIGHT = float(np.exp(-3.0))
+NEIGHBOUR_FIELDS = (
+    "wet", "Humidity3pm", "Pressure3pm", "Cloud3pm", "dew_point_3pm", "dew_point_depression_3pm", "Temp3pm", "Sunshine",
+    "WindGustSpeed", "pressure_change", "humidity_change", "u_3pm", "v_3pm", "v_9am",
+)  # fmt: skip
+OWN_ABOVE_NEIGHBOURS = ("wet", "Humidity3pm", "Pressure3pm", "dew_point_3pm", "Sunshine")
+SECTOR_FIELDS = (
+    "Humidity3pm", "Pressure3pm", "Cloud3pm", "dew_point_3pm", "Sunshine", "WindGustSpeed", "pressure_change",
+    "humidity_change", "u_3pm", "v_3pm", "v_9am",
+)  # fmt: skip
+
+
+def neighbours(table: Table, columns: Columns, place: NDArray[np.intp]) -> Columns:
+    """The same day at the other stations: weighted means by distance and sector, and a plane of pressure."""
+    day_map = _Map.of(table, columns, place)
+    weights = _weights()
+    result: Columns = {}
+    for radius in RADII_KM:
+        means = day_map.means(NEIGHBOUR_FIELDS, weights.within[radius])
+        result |= {f"{name}_within_{radius:.0f}km": mean for name, mean in zip(NEIGHBOUR_FIELDS, means, strict=True)}
+    for name in OWN_ABOVE_NEIGHBOURS:
+        result[f"{name}_above_neighbours"] = columns[name] - result[f"{name}_within_{RADII_KM[-1]:.0f}km"]
+    for sector, weight in weights.sector.items():
+        means = day_map.means(SECTOR_FIELDS, weight)
+        result |= {f"{name}_{sector}": mean for name, mean in zip(SECTOR_FIELDS, means, strict=True)}
+    pressure = NEIGHBOUR_FIELDS.index("Pressure3pm")
+    plane = _pressure_plane(day_map.value[pressure], day_map.there[pressure], weights)
+    result |= {name: day_map.at_rows(grid) for name, grid in plane.items()}
+    result["pressure_above_plane"] = columns["Pressure3pm"] - result.pop("pressure_of_plane")
+    return result
+
+
+@dataclass(frozen=True)
+class _Weights:
+    """What each other station counts: matrices of shape (other station, station), 0.0 for the station itself.
+
+    `within` is by radius, `sector` by its letter; `moments` and `right` are what _pressure_plane multiplies with, of
+    shape (other station, 9 or 3 * stations).
+    """
+
+    within: dict[float, Array]
+    sector: dict[str, Array]
+    moments: Array
+    right: Array
+
+
+@cache
+def _weights() -> _Weights:
+    places = stations.known()
+    distance, east, north = places.distance_km, places.east_km, places.north_km
+    elsewhere = ~np.eye(len(places.names), dtype=bool)
+    near = np.exp(-distance / SECTOR_RADIUS_KM) * elsewhere
+    sectors = {}
+    for letter, (to_east, to_north) in SECTORS.items():
+        inside = east * to_east + north * to_north > distance * np.cos(np.pi / 4)
+        sectors[letter] = np.ascontiguousarray((near * inside).T)
+    basis = [np.ones_like(east), east / 100, north / 100]
+    return _Weights(
+        {radius: np.ascontiguousarray((np.exp(-distance / radius) * elsewhere).T) for radius in RADII_KM},
+        sectors,
+        np.hstack([(near * first * second).T for first in basis for second in basis]),
+        np.hstack([(near * first).T for first in basis]),
+    )
+
+
+@dataclass(frozen=True)
+class _Map:
+    """NEIGHBOUR_FIELDS as grids of shape (fields, days, known stations): values, 0.0 where there is none, and where."""
+
+    value: Array
+    there: Array
+    rows: NDArray[np.intp]
+    cells: NDArray[np.intp]
+    table_rows: int
+
+    @classmethod
+    def of(cls, table: Table, columns: Columns, place: NDArray[np.intp]) -> _Map:
+        """The map of every day in the table; rows without a date or a known station are not on it."""
+        rows = np.flatnonzero((place >= 0) & ~np.isnat(table["Date"]))
+        days, day = np.unique(table["Date"][rows], return_inverse=True)
+        count = len(stations.known().names)
+        cells = day * count + place[rows]
+        value = np.zeros((len(NEIGHBOUR_FIELDS), len(days) * count))
+        there = np.zeros_like(value)
+        for i, name in enumerate(NEIGHBOUR_FIELDS):
+            known = columns[name][rows]
+            there[i, cells] = ~np.isnan(known)
+            value[i, cells] = np.nan_to_num(known)
+        shape = (len(NEIGHBOUR_FIELDS), len(days), count)
+        return cls(value.reshape(shape), there.reshape(shape), rows, cells, rows_of(table))
+
+    def at_rows(self, grid: Array) -> Array:
+        """A grid's values at the rows of the table, NaN for those that are not on the map; shape (..., rows)."""
+        result = np.full((*grid.shape[:-2], self.table_rows), np.nan)
+        result[..., self.rows] = grid.reshape(*grid.shape[:-2], -1)[..., self.cells]
+        return result
+
+    def means(self, fields: Sequence[str], weight: Array) -> Array:
+        """Means of fields over the other stations at the rows of the table, shape (fields, rows)."""
+        chosen = [NEIGHBOUR_FIELDS.index(name) for name in fields]
+        total = self.there[chosen] @ weight
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return self.at_rows(np.where(total >= LEAST_WEIGHT, self.value[chosen] @ weight / total, np.nan))
+
+
+def _pressure_plane(value: Array, there: Array, weights: _Weights) -> Columns:
+    """Weighted least-squares plane through the neighbours' pressure, around each station and day.
+
+    Returns grids of shape (days, stations): the plane at the station in hPa and its gradient eastward and northward
+    in hPa per 100 km; NaN where fewer than three stations, or stations on one line, leave the plane open.
+    """
+    days, count = value.shape
+    moments = np.moveaxis((there @ weights.moments).reshape(days, 3, 3, count), -1, 1)
+    # Relative to 1000 hPa, so that the products keep their digits.
+    right = np.moveaxis(((value - 1000 * there) @ weights.right).reshape(days, 3, count), -1, 1)
+    size = np.trace(moments, axis1=-2, axis2=-1) / 3
+    solvable = np.linalg.det(moments) > 1e-4 * size**3
+    moments = np.where(solvable[..., None, None], moments, np.eye(3))
+    plane = np.linalg.solve(moments, right[..., None])[..., 0]
+    plane[~solvable] = np.nan
+    at_station, to_east, to_north = (np.asarray(plane[..., i], np.float64) for i in range(3))
+    return {
+        "pressure_of_plane": at_station + 1000,
+        "pressure_gradient_east": to_east,
+        "pressure_gradient_north": to_north,
+    }

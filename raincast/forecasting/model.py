@@ -1,0 +1,148 @@
+"""The model directory: what serves, what describes it, and the proof that neither has changed.
+
+`model.onnx` forecasts, `model.json` describes it, `model.joblib` is the same model for scikit-learn and MLflow and is
+never read here: loading a pickle runs whatever is in it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+
+from raincast.features.build import feature_names
+from raincast.observations import stations
+
+DIRECTORY = Path(__file__).resolve().parents[2] / "model"
+DESCRIPTION, GRAPH, ROW_GRAPH, PIPELINE = "model.json", "model.onnx", "model-row.onnx", "model.joblib"
+INPUT, OUTPUT = "features", "probability_of_rain"
+REPORT = "report"
+# onnxruntime adds the trees of one row and of many in another order. Rounding leaves out the digits that depend on it,
+# and keeps forecasts of the same row equal to 1e-12.
+PROBABILITY_SCALE = 1e13
+
+
+class ModelError(RuntimeError):
+    """The model directory is absent, incomplete, changed, or made for other features."""
+
+
+def sha256(data: bytes) -> str:
+    """SHA-256 in hexadecimal."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def session(graph: bytes) -> onnxruntime.InferenceSession:
+    """An ONNX graph ready to run, on one thread that does not spin: forecasts are small, and cores are shared."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.log_severity_level = 3
+    return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+
+
+def run(graph: onnxruntime.InferenceSession, matrix: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Probability of rain for each row of a feature matrix, shape (rows,).
+
+    The rows of a station are run one after the other: they take much the same branches, which the processor learns to
+    expect.
+    """
+    order = np.argsort(matrix[:, feature_names().index("longitude")], kind="stable")
+    (ordered,) = graph.run((OUTPUT,), {INPUT: matrix[order]})
+    fcst = np.empty(len(matrix))
+    fcst[order] = ordered
+    return np.rint(fcst * PROBABILITY_SCALE) / PROBABILITY_SCALE
+
+
+@dataclass(frozen=True)
+class Model:
+    """A loaded model: its graphs, for a matrix of features and for a row alone, and the description from model.json."""
+
+    graph: onnxruntime.InferenceSession
+    row_graph: onnxruntime.InferenceSession
+    description: dict[str, Any]
+
+    @property
+    def threshold(self) -> float:
+        """Probability from which on the forecast says rain."""
+        return float(self.description["threshold"])
+
+    @property
+    def version(self) -> str:
+        """Package version and the start of the graph's SHA-256."""
+        return str(self.description["version"])
+
+    @property
+    def trained(self) -> float:
+        """When it was trained, in seconds since 1970. Raises ModelError where it does not say."""
+        if "trained" not in self.description:
+            raise ModelError("the model does not say when it was trained; train again with this version of Raincast")
+        return datetime.fromisoformat(self.description["trained"]).timestamp()
+
+    def probability_of_rain(self, matrix: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Probability of rain for each row of `build_features`, shape (rows,)."""
+        return run(self.graph, matrix)
+
+    def single_row_probabilities(self, matrix: NDArray[np.float64]) -> list[float]:
+        """Return the probability of rain for each row of own features, none of which is context to another.
+
+        `matrix` has the shape (rows, own_feature_count()).
+        """
+        (fcst,) = self.row_graph.run((OUTPUT,), {INPUT: matrix})
+        return [round(p * PROBABILITY_SCALE) / PROBABILITY_SCALE for p in fcst.tolist()]
+
+
+def load(directory: Path = DIRECTORY) -> Model:
+    """The model in a directory, after checking every file against its SHA-256.
+
+    Raises ModelError where a file is missing or changed, or where this code makes other features than it learned from.
+    """
+    description = describe(directory)
+    content = {}
+    absent = {GRAPH, ROW_GRAPH} - set(description["files"])
+    if absent:
+        raise ModelError(f"{directory}: has no {', '.join(sorted(absent))}; train again with this version of Raincast")
+    for name, expected in description["files"].items():
+        if name == PIPELINE and not (directory / name).exists():
+            # An image holds only what serves.
+            continue
+        content[name] = read_file(directory / name)
+        if sha256(content[name]) != expected:
+            raise ModelError(f"{directory / name}: SHA-256 differs from the one in {DESCRIPTION}: the file was changed")
+    if tuple(description["features"]) != feature_names():
+        raise ModelError(f"{directory}: learned from other features than this version of Raincast makes; train again")
+    if description["stations_sha256"] != sha256(read_file(stations.PATH)):
+        raise ModelError(f"{directory}: {stations.PATH.name} has changed since the training; train again")
+    return Model(session(content[GRAPH]), session(content[ROW_GRAPH]), description)
+
+
+def describe(directory: Path = DIRECTORY) -> dict[str, Any]:
+    """The content of model.json, checked against its own SHA-256. Raises ModelError."""
+    path = directory / DESCRIPTION
+    try:
+        description = json.loads(read_file(path))
+        expected = description.pop("sha256")
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ModelError(f"{path}: not a model description: {error}") from error
+    if expected != sha256(canonical_json(description)):
+        raise ModelError(f"{path}: SHA-256 differs from its own: the file was changed")
+    return dict(description)
+
+
+def read_file(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError as error:
+        raise ModelError(f"{path}: there is no such file; train a model with `make train`") from error
+    except OSError as error:
+        raise ModelError(f"{path}: cannot be read: {error.strerror}") from error
+
+
+def canonical_json(description: dict[str, Any]) -> bytes:
+    return json.dumps(description, sort_keys=True, indent=1, allow_nan=False).encode()

@@ -1,0 +1,232 @@
+"""The ASGI application: forecasts over HTTP, with metrics, a request log and a forecast log.
+
+Small requests are forecast in the event loop, large ones by one thread, so that the loop stays free. Starlette routes the
+rest.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from raincast.forecasting.forecast import check_parity, yes_or_no
+from raincast.forecasting.model import Model
+from raincast.observations.errors import shorten
+from raincast.serving import decoding, http_protocol, openapi
+from raincast.serving.fast_path import FastPath, FastRequest
+from raincast.serving.forecaster import FORECAST, INVOCATIONS, Forecaster, Headers, Response, failure_response
+from raincast.serving.log_writer import LogWriter, to_descriptor, to_file
+from raincast.serving.metrics import Metrics
+from raincast.serving.problems import Problem
+from raincast.serving.request_log import Clock, ForecastLine, RequestIds, RequestLine, line, trace_of
+from raincast.serving.routes import routes
+
+MAX_BODY = 10_000_000
+# Bytes that a refused client may still send, so that it gets to read the response.
+MAX_DISCARDED = 100_000_000
+MAX_WAITING = 16
+# Bodies of some dozens of observations and more are forecast by the thread.
+SMALL_BODY_BYTES = 16_384
+FORECAST_PATHS = frozenset({FORECAST, INVOCATIONS})
+
+Scope = Any
+Receive = Callable[[], Awaitable[Any]]
+Send = Callable[[Any], Awaitable[None]]
+
+
+class _Disconnected(Exception):
+    """The client has disconnected."""
+
+
+class Service:
+    """The ASGI application: one model, loaded before the first request and kept until the last."""
+
+    # pylint: disable=too-many-instance-attributes  # the parts of one process, set up once
+
+    def __init__(self, model: Model, forecast_log: str | None = None) -> None:
+        check_parity(model)
+        self.model, self.forecaster = model, Forecaster(model)
+        self.draining = False
+        self._worker = ThreadPoolExecutor(1, thread_name_prefix="forecast")
+        self._waiting = 0
+        self.fast_path = FastPath(self.forecaster, self._finish)
+        self._ids, self._clock, self._version = RequestIds(), Clock(), model.version
+        if sys.stdout is None:
+            raise OSError("standard output is closed, which the request log goes to")
+        self._log = LogWriter(to_descriptor(sys.stdout.fileno()))
+        self._forecast_log = LogWriter(to_file(forecast_log)) if forecast_log else None
+        self.metrics = self._make_metrics()
+        self._routes = routes(model, self.metrics, lambda: self.draining)
+
+    def _make_metrics(self) -> Metrics:
+        description, trained = self.model.description, self.model.trained
+        return Metrics(
+            {"name": description["name"], "version": self.model.version}
+            | {key: str(description[key]) for key in ("commit", "data_sha256")},
+            {
+                "model_trained_timestamp_seconds": ("Time of the model's training.", lambda: trained),
+                "ready": ("1 until the service drains.", lambda: float(not self.draining)),
+                "waiting_requests": ("Large requests that wait or are being forecast.", lambda: self._waiting),
+                "request_log_lost_lines": ("Lines that could not be written.", lambda: self._log.lost),
+                "forecast_log_lost_lines": (
+                    "Forecasts that could not be written to RAINCAST_FORECAST_LOG.",
+                    lambda: self._forecast_log.lost if self._forecast_log else 0,
+                ),
+            },
+        )
+
+    def drain(self) -> None:
+        """Announce that new requests are not wanted any more; those that come are served."""
+        self.draining = True
+
+    def close(self) -> None:
+        """Write the rest of the logs."""
+        self._worker.shutdown()
+        for log in (self._log, self._forecast_log):
+            if log:
+                log.close()
+
+    def refused(self, problem: Problem) -> None:
+        """Count a connection that is closed with a problem."""
+        self.metrics.errors[problem.kind] += 1
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        start = time.perf_counter()
+        method, path, headers = scope["method"], scope["path"], dict(scope["headers"])
+        request_id = self._ids.of(headers)
+        try:
+            if path in FORECAST_PATHS and method == "POST":
+                response = await self._forecast(path, headers, await _body(headers, receive))
+                self._count(response, request_id)
+            else:
+                response = await self._other(scope, receive)
+        except _Disconnected:
+            response = Response(408 if scope["state"].get("timed_out") else 499, b"", kind="disconnected")
+        except Exception as error:  # pylint: disable=broad-exception-caught  # every request gets a response
+            response = failure_response(path, error)
+        if response.kind != "disconnected":
+            await self._send(response, method, request_id, send)
+        self._record(start, method, path, response, request_id, headers)
+
+    async def _forecast(self, path: str, headers: Headers, body: bytes) -> Response:
+        if len(body) > SMALL_BODY_BYTES:
+            return await self._forecast_in_thread(path, headers, body)
+        return self.forecaster.respond(path, headers, body)
+
+    def _finish(self, request: FastRequest, response: Response) -> None:
+        """Count, record and send the response to a request that takes the fast path."""
+        request_id = self._ids.of(request.headers)
+        self._count(response, request_id)
+        self._record(request.start, "POST", request.path, response, request_id, request.headers)
+        request.respond(response, request_id)
+
+    async def _forecast_in_thread(self, path: str, headers: Headers, body: bytes) -> Response:
+        if self._waiting >= MAX_WAITING:
+            raise Problem(503, "busy", f"{MAX_WAITING} large requests are waiting, which is the limit")
+        self._waiting += 1
+        respond = self.forecaster.respond
+        try:
+            work = asyncio.get_running_loop().run_in_executor(self._worker, respond, path, headers, body)
+            return await asyncio.wait_for(work, http_protocol.REQUEST_SECONDS - 1)
+        except TimeoutError:
+            raise Problem(503, "busy", "too many large requests are waiting") from None
+        finally:
+            self._waiting -= 1
+
+    async def _other(self, scope: Scope, receive: Receive) -> Response:
+        """Return the response of Starlette's routes."""
+        response = Response(500, b"", "")
+        headers: list[tuple[bytes, bytes]] = []
+
+        async def send(message: Any) -> None:
+            if message["type"] == "http.response.start":
+                response.status = message["status"]
+                headers.extend(message["headers"])
+            else:
+                response.body += message.get("body", b"")
+
+        await self._routes(scope, receive, send)
+        response.content_type = next((value.decode() for name, value in headers if name == b"content-type"), "")
+        dropped = (b"content-type", b"content-length")
+        response.headers = tuple((name, value) for name, value in headers if name not in dropped)
+        return response
+
+    async def _send(self, response: Response, method: str, request_id: str, send: Send) -> None:
+        headers = [
+            (b"content-type", response.content_type.encode()),
+            (b"content-length", b"%d" % len(response.body)),
+            (b"x-request-id", request_id.encode()),
+            *response.headers,
+        ]
+        if self.draining:
+            headers.append((b"connection", b"close"))
+        await send({"type": "http.response.start", "status": response.status, "headers": headers})
+        await send({"type": "http.response.body", "body": b"" if method == "HEAD" else response.body})
+
+    def _count(self, response: Response, request_id: str) -> None:
+        """Add forecasts to the metrics and to the forecast log."""
+        observed, probability = response.observed, response.probability
+        if observed is None:
+            return
+        if isinstance(probability, float):
+            self.metrics.forecast_row(observed, probability)
+        else:
+            self.metrics.forecast_table(observed, probability)
+        if self._forecast_log is not None:
+            self._log_forecasts(self._forecast_log, response, request_id)
+
+    def _log_forecasts(self, log: LogWriter, response: Response, request_id: str) -> None:
+        single = isinstance(response.probability, float)
+        rows = [response.observed] if single else decoding.rows_of_table(response.observed)
+        probabilities = [response.probability] if single else response.probability.tolist()
+        now, threshold = self._clock.now(), self.forecaster.threshold
+        for row, p, rain in zip(rows, probabilities, yes_or_no(probabilities, threshold), strict=True):
+            log.write(line(ForecastLine(now, request_id, self._version, p, rain, decoding.as_json(row))))
+
+    def _record(
+        self, start: float, method: str, path: str, response: Response, request_id: str, headers: Headers
+    ) -> None:
+        """Add a response to the metrics and to the request log."""
+        seconds = time.perf_counter() - start
+        known = path in openapi.PATHS
+        self.metrics.responded(method, path if known else "other", response.status, seconds)
+        if response.kind:
+            self.metrics.errors[response.kind] += 1
+        trace_id, parent_id = trace_of(headers)
+        shown = path if known else shorten(path, 200)
+        self._log.write(
+            line(
+                RequestLine(
+                    self._clock.now(), request_id, trace_id, parent_id, method, shown, response.status, response.rows,
+                    round(seconds * 1000, 3), self._version,
+                )
+            )
+        )  # fmt: skip
+
+
+async def _body(headers: Headers, receive: Receive) -> bytes:
+    """Return the body of a request. Raises Problem if it is too large, _Disconnected if it ends early."""
+    parts: list[bytes] = []
+    size = 0
+    length = headers.get(b"content-length", b"")
+    # A client that asks before it sends is told at once; others are read to the end, so that they read the response.
+    refused = b"expect" in headers and length.isdigit() and int(length) > MAX_BODY
+    while not refused:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise _Disconnected
+        size += len(message["body"])
+        if size <= MAX_BODY:
+            parts.append(message["body"])
+        if not message["more_body"]:
+            break
+        refused = size > MAX_DISCARDED
+    if refused or size > MAX_BODY:
+        problem = Problem(413, "too_large", f"the body is larger than {MAX_BODY} bytes")
+        problem.headers = ((b"connection", b"close"),)
+        raise problem
+    return parts[0] if len(parts) == 1 else b"".join(parts)

@@ -1,0 +1,237 @@
+"""Bodies of requests -> observations: regular JSON in microseconds, everything else like a file.
+
+The types below are those of `COLUMNS`, with their limits. A body that does not fit them, be it wrong or only unusual
+(numbers as text, unknown columns, lower-case directions), goes through the parser of `observations.parsing`, which
+accepts it or names every violation. So speed changes no response.
+"""
+
+from __future__ import annotations
+
+import datetime
+import io
+import math
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Annotated, Any, Literal, cast
+
+import msgspec
+import numpy as np
+
+from raincast.observations.columns import COLUMNS, DIRECTIONS, MEASUREMENTS, Column
+from raincast.observations.errors import FormatError, ObservationError
+from raincast.observations.formats import Blocks, csv_blocks, json_blocks, record_blocks
+from raincast.observations.parsing import MISSING, check_header, parse_blocks
+from raincast.observations.table import Table, empty, is_missing, refuse_duplicates, rows_of
+
+Row = dict[str, Any]
+Decoded = tuple[Row | Table, list[str]]
+MAX_ROWS = 10_000
+NAME = "the request"
+_YES_NO = {"Yes": 1.0, "No": 0.0, "": np.nan}
+_YEARS = range(1900, 2200)
+
+
+def field_type(column: Column) -> Any:
+    """Return the type of a column in regular JSON, with its limits."""
+    if column.kind == "number":
+        return Annotated[float, msgspec.Meta(ge=column.low, le=column.high)] | None
+    if column.kind == "date":
+        return datetime.date | None
+    if column.kind == "direction":
+        return Literal[DIRECTIONS] | None
+    return Literal["Yes", "No"] | None if column.kind == "yes_no" else str
+
+
+def _missing(column: Column) -> Any:
+    return np.nan if column.kind == "number" else ""
+
+
+_Observation = msgspec.defstruct(
+    "_Observation",
+    [
+        (column.name, field_type(column))
+        if column.kind == "station"
+        else (column.name, field_type(column), _missing(column))
+        for column in COLUMNS
+    ]
+    # May stand there, and are not read.
+    + [(name, msgspec.Raw, "") for name in ("RISK_MM", "RainTomorrow")],
+    kw_only=True,
+    forbid_unknown_fields=True,
+    gc=False,
+)
+_Body = msgspec.defstruct("_Body", [("observations", list[_Observation])], forbid_unknown_fields=True)  # type: ignore[valid-type]
+_DECODER = msgspec.json.Decoder(_Body)
+_TYPES = {column.name: field_type(column) for column in COLUMNS}
+_NAMES = tuple(_TYPES)
+_NOTHING = {column.name: _missing(column) for column in COLUMNS}
+_EPOCH = datetime.date(1970, 1, 1).toordinal()
+_NO_DAY = np.datetime64("NaT", "D").astype(np.int64).item()
+
+
+class TooMany(ObservationError):
+    """More observations than a request may have."""
+
+
+def decode(body: bytes) -> Decoded:
+    """The observations of a JSON body, and warnings.
+
+    A Row, as `row_features` takes it, where there is one and it is regular, else a table. Raises
+    ObservationError; FormatError where the body is no JSON, TooMany above MAX_ROWS.
+    """
+    try:
+        observations = cast(Any, _DECODER.decode(body)).observations
+    except (ValueError, RecursionError):
+        # Wrong types, no JSON, no UTF-8, or nested without end.
+        observations = []
+    rows = [*map(msgspec.structs.astuple, observations)]
+    # msgspec keeps the last duplicate key; surplus colons reveal one.
+    if body.count(b":") == 1 + sum(map(_present, rows)) and (found := _of_regular(_NAMES, rows)):
+        return found
+    check_size(body)
+    return table_of(json_blocks(NAME, io.BytesIO(body)))
+
+
+def is_row(observed: Row | Table) -> bool:
+    """Whether this is one observation rather than a table."""
+    return isinstance(observed["Location"], str)
+
+
+def of_records(records: list[dict[str, Any]]) -> Decoded:
+    """The same for JSON objects that are decoded already."""
+    try:
+        observations = msgspec.convert(records, list[_Observation])  # type: ignore[valid-type]
+    except ValueError:
+        observations = []
+    found = _of_regular(_NAMES, [*map(msgspec.structs.astuple, observations)])
+    return found or table_of(record_blocks(NAME, records))
+
+
+def of_rows(columns: Sequence[str], data: bytes) -> Decoded | None:
+    """The same for a JSON list of rows, each a list of values of these columns; None where they are not regular."""
+    try:
+        return _of_regular(columns, _rows_decoder(tuple(columns)).decode(data))
+    except (KeyError, ValueError, RecursionError):
+        return None
+
+
+@lru_cache(maxsize=32)
+def _rows_decoder(columns: tuple[str, ...]) -> msgspec.json.Decoder[list[tuple[Any, ...]]]:
+    """A decoder of such rows. KeyError where there is an unknown column, ValueError where one stands twice."""
+    if len(set(columns)) < len(columns):
+        raise ValueError("a column stands there more than once")
+    return msgspec.json.Decoder(list[tuple[tuple(_TYPES[name] for name in columns)]])  # type: ignore[misc]
+
+
+def of_csv(body: bytes) -> Decoded:
+    """The same for CSV."""
+    if body.count(b"\n") > MAX_ROWS + 1:
+        raise TooMany(f"{NAME}: more than {MAX_ROWS} lines")
+    if not body.strip():
+        raise FormatError(f"{NAME}: the body is empty")
+    return table_of(csv_blocks(NAME, io.BytesIO(body)))
+
+
+def check_size(body: bytes) -> None:
+    """TooMany where a JSON body has more parts than MAX_ROWS observations, before it becomes many times as large."""
+    if body.count(b"{") > 4 * MAX_ROWS or body.count(b",") > 100 * MAX_ROWS:
+        raise TooMany(f"{NAME}: more values than {MAX_ROWS} observations have")
+
+
+def table_of(blocks: Blocks) -> Decoded:
+    """The table of a request's blocks, and warnings. Raises ObservationError."""
+    header, parts = blocks
+    unknown = check_header(NAME, header)
+    table = parse_blocks(NAME, parts)
+    _check_rows(rows_of(table))
+    return table, [unknown] if unknown else []
+
+
+def _of_regular(names: Sequence[str], rows: Sequence[tuple[Any, ...]]) -> Decoded | None:
+    """What decoders of these columns have found; None where a name is odd or nothing was measured."""
+    if len(rows) == 1:
+        row = _row(names, rows[0])
+        return (row, []) if row else None
+    columns = dict(zip(names, zip(*rows, strict=True), strict=False))
+    if not (all(map(_is_place, {*columns.get("Location", ("",))})) and all(map(_is_day, {*columns.get("Date", ())}))):
+        return None
+    _check_rows(len(rows))
+    table = _table(columns, len(rows))
+    if all(is_missing(table[name]).all() for name in MEASUREMENTS):
+        return None
+    refuse_duplicates(NAME, table)
+    return table, []
+
+
+def _check_rows(rows: int) -> None:
+    if rows > MAX_ROWS:
+        raise TooMany(f"{NAME}: {rows} observations, at most {MAX_ROWS} are forecast in one request")
+
+
+def _present(values: tuple[Any, ...]) -> int:
+    """How many names an observation had in its JSON; NaN and "" stand in none that is regular."""
+    return len(values) - values.count(np.nan) - values.count("")
+
+
+def _is_place(station: str) -> bool:
+    return (
+        0 < len(station) <= 64
+        and station.isprintable()
+        and station == station.strip()
+        and station.lower() not in MISSING
+    )
+
+
+def _is_day(date: datetime.date | None) -> bool:
+    return not date or date.year in _YEARS
+
+
+def _row(names: Sequence[str], values: tuple[Any, ...]) -> Row | None:
+    row = dict(zip(names, values, strict=False))
+    if names is not _NAMES:
+        row = _NOTHING | row
+    if None in values:
+        row |= {name: _NOTHING[name] for name in names if row[name] is None}
+    if not (_is_place(row["Location"]) and _is_day(row["Date"])):
+        return None
+    row["Date"] = row["Date"] or None
+    row["RainToday"] = _YES_NO[row["RainToday"]]
+    # What is absent has the default, NaN or "".
+    return row if any(row[name] == row[name] and row[name] != "" for name in MEASUREMENTS) else None
+
+
+def _table(columns: dict[str, tuple[Any, ...]], rows: int) -> Table:
+    return {
+        column.name: _array(column, columns[column.name]) if column.name in columns else empty(column, rows)
+        for column in COLUMNS
+    }
+
+
+def _array(column: Column, values: tuple[Any, ...]) -> Any:
+    if column.kind == "number":
+        return np.array(values, np.float64)
+    if column.kind == "date":
+        # numpy takes 1 us to read a date, and a request has few different ones.
+        days = {value: value.toordinal() - _EPOCH if value else _NO_DAY for value in set(values)}
+        return np.array([days[value] for value in values], np.int64).view("datetime64[D]")
+    if column.kind == "yes_no":
+        return np.array([_YES_NO[value or ""] for value in values])
+    return np.array([value or "" for value in values], np.str_)
+
+
+def rows_of_table(table: Table) -> list[Row]:
+    """The observations of a table, one by one."""
+    return [dict(zip(table, values, strict=True)) for values in zip(*(v.tolist() for v in table.values()), strict=True)]
+
+
+def _is_nan(value: Any) -> bool:
+    return isinstance(value, float) and math.isnan(value)
+
+
+def as_json(row: Row) -> dict[str, Any]:
+    """An observation as a request would send it, without what is missing."""
+    words = {1.0: "Yes", 0.0: "No"}
+    found = {name: value for name, value in row.items() if value not in (None, "") and not _is_nan(value)}
+    return found | {
+        column.name: words[found[column.name]] for column in COLUMNS if column.kind == "yes_no" and column.name in found
+    }

@@ -1,0 +1,98 @@
+"""Lines to a file, written by a thread of its own: a full disk, or a reader that has stopped, holds up no request."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+import threading
+from collections.abc import Callable, Iterator
+
+SECONDS_BETWEEN_WRITES = 0.1
+LARGEST_BACKLOG = 16_000_000
+
+
+class LogWriter:
+    """Appends lines, in batches, to what `descriptor` opens; lines that cannot be written are counted in `lost`.
+
+    A killed process loses at most the lines of the last tenth of a second.
+    """
+
+    # pylint: disable=too-many-instance-attributes  # two ends of a pipe, with what is in it
+
+    def __init__(self, descriptor: Callable[[], contextlib.AbstractContextManager[int]]) -> None:
+        self.lost = 0
+        self._descriptor = descriptor
+        self._lines: list[bytes] = []
+        self._size = 0
+        # Half a line stands at the end of the file, where a write was cut short.
+        self._torn = False
+        self._wake, self._closing = threading.Event(), threading.Event()
+        self._thread = threading.Thread(target=self._run, name="journal", daemon=True)
+        self._thread.start()
+
+    def write(self, line: bytes) -> None:
+        """Note a line, which ends with a newline; never waits, never raises."""
+        if self._size > LARGEST_BACKLOG:
+            self.lost += 1
+            return
+        self._lines.append(line)
+        self._size += len(line)
+        if not self._wake.is_set():
+            self._wake.set()
+
+    def close(self, seconds: float = 5.0) -> None:
+        """Write what is left; gives up after some seconds, where nobody takes it."""
+        self._closing.set()
+        self._wake.set()
+        self._thread.join(seconds)
+
+    def _run(self) -> None:
+        while not self._closing.is_set():
+            self._wake.wait()
+            self._closing.wait(SECONDS_BETWEEN_WRITES)
+            self._wake.clear()
+            self._write_out()
+        self._write_out()
+
+    def _write_out(self) -> None:
+        lines, self._lines = self._lines, []
+        self._size = 0
+        if not lines:
+            return
+        content, count = b"".join(lines), len(lines)
+        try:
+            with self._descriptor() as descriptor:
+                if self._torn and not _is_new(descriptor):
+                    content = b"\n" + content
+                while content:
+                    written = os.write(descriptor, content)
+                    self._torn = content[written - 1 : written] != b"\n"
+                    content = content[written:]
+        except OSError:
+            self.lost += max(1, min(count, content.count(b"\n")))
+
+
+def _is_new(descriptor: int) -> bool:
+    """Whether this is an empty file, which another one made room for."""
+    status = os.fstat(descriptor)
+    return stat.S_ISREG(status.st_mode) and status.st_size == 0
+
+
+def to_file(path: str) -> Callable[[], contextlib.AbstractContextManager[int]]:
+    """Append to a path, opened for each batch: a rotated, removed or mounted file is found anew."""
+
+    @contextlib.contextmanager
+    def opened() -> Iterator[int]:
+        descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            yield descriptor
+        finally:
+            os.close(descriptor)
+
+    return opened
+
+
+def to_descriptor(descriptor: int) -> Callable[[], contextlib.AbstractContextManager[int]]:
+    """Write to a descriptor that stays open, such as that of standard output."""
+    return lambda: contextlib.nullcontext(descriptor)

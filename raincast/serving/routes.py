@@ -1,0 +1,95 @@
+"""Starlette routes: probes, version, metrics, the API document and pages."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+import msgspec
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from raincast import __version__
+from raincast.forecasting.model import GRAPH, Model
+from raincast.serving import metrics, openapi, pages
+from raincast.serving.forecaster import FORECAST, INVOCATIONS, JSON
+from raincast.serving.messages import Status, Version
+from raincast.serving.problems import Problem
+
+HTML = "text/html; charset=utf-8"
+NOT_POST = ["GET", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE"]
+Respond = Callable[[Request], Awaitable[Response]]
+
+
+def routes(model: Model, counts: metrics.Metrics, draining: Callable[[], bool]) -> Starlette:
+    """Return the application for all requests but POSTs of forecasts."""
+
+    async def readyz(_: Request) -> Response:
+        if draining():
+            raise Problem(503, "draining", "the service drains and takes no new requests soon")
+        return Response(_status("ready"), media_type=JSON)
+
+    async def scrape(_: Request) -> Response:
+        # Imported on first scrape: prometheus_client adds 16 ms to start-up.
+        from raincast.serving import prometheus  # pylint: disable=import-outside-toplevel
+
+        return Response(prometheus.text(counts), media_type=metrics.CONTENT_TYPE)
+
+    document = msgspec.json.encode(openapi.document(model.version))
+    paths = {
+        "/healthz": _constant(_status("alive")),
+        "/readyz": readyz,
+        "/ping": _constant(b"\n"),
+        "/metrics": scrape,
+        "/version": _constant(_version(model)),
+        "/openapi.json": _constant(document),
+        "/docs": _constant(pages.docs().encode(), HTML),
+        "/": _constant(pages.home(model).encode(), HTML),
+    }
+    return Starlette(
+        routes=[
+            *(Route(path, respond) for path, respond in paths.items()),
+            *(Route(path, _only_post, methods=NOT_POST) for path in (FORECAST, INVOCATIONS)),
+        ],
+        exception_handlers={HTTPException: _refuse},
+    )
+
+
+def _constant(content: bytes, media_type: str = JSON) -> Respond:
+    headers = pages.HEADERS if media_type == HTML else None
+
+    async def respond(_: Request) -> Response:
+        return Response(content, media_type=media_type, headers=headers)
+
+    return respond
+
+
+def _status(status: str) -> bytes:
+    return msgspec.json.encode(Status(status))
+
+
+def _version(model: Model) -> bytes:
+    description = model.description
+    return msgspec.json.encode(
+        Version(
+            package=__version__,
+            model=model.version,
+            commit=description["commit"],
+            data_sha256=description["data_sha256"],
+            model_sha256=description["files"][GRAPH],
+        )
+    )
+
+
+async def _only_post(_: Request) -> Response:
+    raise HTTPException(405, headers={"Allow": "POST"})
+
+
+async def _refuse(_: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    kind = {404: "not_found", 405: "method"}.get(error.status_code, "http")
+    problem = Problem(error.status_code, kind, error.detail)
+    problem.headers = tuple((name.lower().encode(), value.encode()) for name, value in (error.headers or {}).items())
+    raise problem

@@ -1,0 +1,79 @@
+"""The server process: a listening socket, uvicorn's settings, the service from start to end."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import resource
+import socket
+import sys
+
+import uvicorn
+
+from raincast.forecasting.model import Model
+from raincast.serving.app import Service
+from raincast.serving.drain import DrainingServer
+from raincast.serving.fast_path import FastConnection
+from raincast.serving.http_protocol import KEEP_ALIVE_SECONDS, REQUEST_SECONDS, Connection
+
+BACKLOG = 2048
+# Files that are not connections: logs, libraries, the listening socket.
+OTHER_FILES = 64
+
+
+def serve(model: Model, host: str, port: int, drain_seconds: float, forecast_log: str | None = None) -> None:
+    """Serve a model until SIGTERM or SIGINT. Raises OSError if the address is taken."""
+    with contextlib.closing(Service(model, forecast_log)) as service:
+        listener = listen(host, port)
+        address = listener.getsockname()
+        print(f"serving {model.description['name']} {model.version} on http://{host}:{address[1]}", file=sys.stderr)
+        # Exclude long-lived start-up objects from garbage collection.
+        gc.collect()
+        gc.freeze()
+        run(service, listener, drain_seconds)
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Return a listening socket. Raises OSError, naming the address, if it is taken or not of this machine."""
+    try:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        listener = socket.socket(family, socket.SOCK_STREAM)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
+        listener.listen(BACKLOG)
+        listener.setblocking(False)
+    except (OSError, OverflowError, TypeError, UnicodeError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise OSError(f"cannot listen on {host}:{port}: {reason}") from error
+    return listener
+
+
+def run(service: Service, listener: socket.socket, drain_seconds: float) -> None:
+    """Serve an application on a listening socket until a signal ends it."""
+    config = uvicorn.Config(
+        service,
+        http=FastConnection,
+        loop="uvloop",
+        lifespan="off",
+        ws="none",
+        access_log=False,
+        proxy_headers=False,
+        log_config=None,
+        log_level="error",
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
+        timeout_graceful_shutdown=int(REQUEST_SECONDS) + 5,
+        server_header=False,
+        backlog=BACKLOG,
+    )
+    Connection.limit = min(Connection.limit, _raise_file_limit() - OTHER_FILES)
+    DrainingServer(config, listener, drain_seconds).run(sockets=[listener])
+
+
+def _raise_file_limit() -> int:
+    """Raise the limit of open files as far as connections need and the system allows; return it."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = Connection.limit + OTHER_FILES
+    if soft < wanted:
+        soft = min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    return soft
