@@ -18,8 +18,8 @@ Object = dict[str, Any]
 
 def of_kind(objects: list[Object], kind: str) -> Object:
     """Return the only object of a kind."""
-    (found,) = [o for o in objects if o["kind"] == kind]
-    return found
+    (only,) = [o for o in objects if o["kind"] == kind]
+    return only
 
 
 def pod(workload: Object) -> Object:
@@ -29,8 +29,8 @@ def pod(workload: Object) -> Object:
 
 def container(workload: Object) -> Object:
     """Return the only container of a Deployment or a Job."""
-    (found,) = pod(workload)["containers"]
-    return dict(found)
+    (only,) = pod(workload)["containers"]
+    return dict(only)
 
 
 def differences(one: Any, other: Any, path: str = "") -> Iterator[str]:

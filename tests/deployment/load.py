@@ -31,7 +31,7 @@ class Tally:
     in_flight: int = 0
     most_in_flight: int = 0
 
-    def answered(self, status: int, body: bytes) -> None:
+    def count(self, status: int, body: bytes) -> None:
         """Count a response."""
         self.statuses[status] += 1
         if status != 200:
@@ -67,7 +67,7 @@ class Connection:
             writer.write(message)
             head = (await reader.readuntil(b"\r\n\r\n")).lower()
             length = int(head.partition(b"content-length: ")[2].split(b"\r\n", 1)[0])
-            tally.answered(int(head.split(b" ", 2)[1]), await reader.readexactly(length))
+            tally.count(int(head.split(b" ", 2)[1]), await reader.readexactly(length))
             if b"connection: close" in head:
                 self.close()
         except (OSError, EOFError) as error:

@@ -60,7 +60,7 @@ def overloaded(serving: Container, message: bytes, what: str) -> Tally:
 
 
 def test_twice_the_load_is_queued_or_shed_as_documented(stopped: Container) -> None:
-    # A share of a core, so that the client can send twice what the service can answer.
+    # A share of a core, so that the client can send more than the service can handle.
     docker("update", "--cpus", 0.2, stopped.name)
     stopped.start()
     tables = overloaded(stopped, forecast(many(1_000)), "1,000 observations each")

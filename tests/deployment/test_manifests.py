@@ -81,24 +81,24 @@ def violations(spec: Object) -> list[str]:
     """Return the parts of a pod that Pod Security's level `restricted` forbids."""
     # https://kubernetes.io/docs/concepts/security/pod-security-standards/
     secured = spec.get("securityContext", {})
-    found = [name for name in ("hostNetwork", "hostPID", "hostIPC") if spec.get(name)]
-    found += [f"volume {v['name']}" for v in spec.get("volumes", []) if not (v.keys() - {"name"}) <= VOLUMES]
-    found += ["sysctls"] if secured.get("sysctls") else []
+    broken_rules = [name for name in ("hostNetwork", "hostPID", "hostIPC") if spec.get(name)]
+    broken_rules += [f"volume {v['name']}" for v in spec.get("volumes", []) if not (v.keys() - {"name"}) <= VOLUMES]
+    broken_rules += ["sysctls"] if secured.get("sysctls") else []
     for one in [*spec.get("initContainers", []), *spec["containers"], *spec.get("ephemeralContainers", [])]:
-        own = secured | one.get("securityContext", {})
-        capabilities = own.get("capabilities", {})
+        settings = secured | one.get("securityContext", {})
+        capabilities = settings.get("capabilities", {})
         rules = {
-            "runs as root": own.get("runAsNonRoot") is not True or not own.get("runAsUser", 0),
-            "seccomp": own.get("seccompProfile", {}).get("type") not in ("RuntimeDefault", "Localhost"),
-            "privilege": own.get("allowPrivilegeEscalation") is not False or own.get("privileged", False),
+            "runs as root": settings.get("runAsNonRoot") is not True or not settings.get("runAsUser", 0),
+            "seccomp": settings.get("seccompProfile", {}).get("type") not in ("RuntimeDefault", "Localhost"),
+            "privilege": settings.get("allowPrivilegeEscalation") is not False or settings.get("privileged", False),
             "capabilities": "ALL" not in capabilities.get("drop", [])
             or not set(capabilities.get("add", [])) <= {"NET_BIND_SERVICE"},
             "host port": any(port.get("hostPort") for port in one.get("ports", [])),
-            "procMount": own.get("procMount", "Default") != "Default",
-            "root file system": own.get("readOnlyRootFilesystem") is not True,
+            "procMount": settings.get("procMount", "Default") != "Default",
+            "root file system": settings.get("readOnlyRootFilesystem") is not True,
         }
-        found += [f"{one['name']}: {rule}" for rule, broken in rules.items() if broken]
-    return found
+        broken_rules += [f"{one['name']}: {rule}" for rule, broken in rules.items() if broken]
+    return broken_rules
 
 
 def test_every_pod_is_restricted_and_its_namespace_says_so(manifests: Manifests) -> None:

@@ -29,7 +29,7 @@ def label_leak(checkout: Path) -> Variables:
     return _write(checkout, frame.assign(Rainfall=_risk_mm(frame), RainToday=frame[TARGET.name]))
 
 
-def answer_as_column(checkout: Path) -> Variables:
+def outcome_as_column(checkout: Path) -> Variables:
     """Leak RISK_MM in the code: declare it as one more measurement, and add it to the record."""
     before = '    Column("RainToday", "yes_no",'
     column = '    Column("RISK_MM", "number", "rain in the 24 h from 9 am", "mm", 0, 500),'

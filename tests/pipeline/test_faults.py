@@ -14,9 +14,9 @@ from raincast.observations import TARGET
 from tests.conftest import ROOT
 from tests.pipeline import faults
 
-IN_CODE = (faults.slow_model, faults.answer_as_column, faults.simpler_model)
+IN_CODE = (faults.slow_model, faults.outcome_as_column, faults.simpler_model)
 IN_DATA = (
-    faults.label_leak, faults.answer_as_column, faults.shuffled_target, faults.noise, faults.value_out_of_limits,
+    faults.label_leak, faults.outcome_as_column, faults.shuffled_target, faults.noise, faults.value_out_of_limits,
     faults.missing_target,
 )  # fmt: skip
 Fault = Callable[[Path], faults.Variables]
@@ -75,7 +75,7 @@ def test_leaked_rain_is_that_of_tomorrow(checkout: Path) -> None:
     pd.testing.assert_frame_equal(before.drop(columns=rain), after.drop(columns=rain))
 
 
-def test_shuffled_answers_leave_the_measurements_alone(checkout: Path) -> None:
+def test_a_shuffled_target_leaves_the_measurements_alone(checkout: Path) -> None:
     before, after = faulty(checkout, faults.shuffled_target)
     pd.testing.assert_frame_equal(before.drop(columns=TARGET.name), after.drop(columns=TARGET.name))
     assert sorted(before[TARGET.name]) == sorted(after[TARGET.name])

@@ -189,7 +189,7 @@ TRAIN, ACCURACY, IMAGE = ("train",), ("train", "test-accuracy"), ("train", "buil
 FAULTS: list[tuple[Callable[[Path], dict[str, str]], tuple[str, ...], dict[str, str], str]] = [
     (faults.value_out_of_limits, TRAIN, FEW_TREES, "row 1001, Humidity3pm: '171' is not a number, 0 to 100 %"),
     (faults.missing_target, TRAIN, FEW_TREES, "there is no column RainTomorrow to learn from"),
-    (faults.answer_as_column, ACCURACY, FEW_TREES, "tomorrow's rain leaks into forecasts of a file"),
+    (faults.outcome_as_column, ACCURACY, FEW_TREES, "tomorrow's rain leaks into forecasts of a file"),
     (faults.label_leak, ACCURACY, FEW_TREES, "too good to be true: 'one row' has a ROC AUC of "),
     (faults.shuffled_target, ACCURACY, FEW_TREES, "below the floor: 'one row' has a roc_auc of "),
     (faults.noise, ACCURACY, FEW_TREES, "below the floor: 'one row' has a roc_auc of "),
