@@ -1,11 +1,12 @@
-# The image that forecasts: the base, what requirements-serve.txt pins, raincast and one model. No compiler, no training.
-# `make image` builds it reproducibly; a plain `docker build .` of a checkout with model/ gives the same content.
+# The serving image: the base, the packages of requirements-serve.txt, raincast without its training rooms (.dockerignore
+# leaves them out), and one model. `make image` builds it reproducibly; `docker build .` in a checkout with model/ gives
+# the same content.
 ARG BASE_IMAGE=docker.io/library/python:3.11-slim
 
 FROM ${BASE_IMAGE} AS wheels
 COPY requirements-serve.txt ci/slim.py /build/
-# Bytecode that is never compared with its source: files cannot change in an image, and starts are faster. The base
-# ships its library without bytecode, and with a read-only root nobody could keep it.
+# Compiles bytecode that Python never compares with its source: files in an image do not change, and it starts faster. The
+# base ships its library without bytecode, and a read-only root file system could not keep any.
 RUN pip install --quiet --no-cache-dir --no-compile --disable-pip-version-check --root-user-action=ignore \
       --require-hashes --only-binary=:all: --prefix=/installed -r /build/requirements-serve.txt \
     && python /build/slim.py /installed
@@ -37,9 +38,9 @@ LABEL org.opencontainers.image.title="raincast" \
 ENV PYTHONDONTWRITEBYTECODE=1 RAINCAST_HOST=0.0.0.0 RAINCAST_PORT=8080
 WORKDIR /app
 COPY --from=application /app ./
-# No name: Kubernetes can check of a number that it is not root's.
+# A number, because Kubernetes cannot tell from a name that a user is not root.
 USER 65532:65532
 EXPOSE 8080
 STOPSIGNAL SIGTERM
-HEALTHCHECK --interval=10s --timeout=5s --start-period=10s CMD ["python", "-m", "raincast.health"]
+HEALTHCHECK --interval=10s --timeout=5s --start-period=10s CMD ["python", "-m", "raincast.serving.healthcheck"]
 ENTRYPOINT ["python", "/app/prediction.py"]

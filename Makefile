@@ -2,114 +2,89 @@
 PYTHON ?= python3.11
 VENV ?= .venv
 BIN := $(VENV)/bin
-# What is installed is told by content: in a pipeline times of files are those of the checkout.
+# The names of these stamps depend on the content of the lock files, because a checkout changes the files' times.
 INSTALLED := $(VENV)/.installed-$(shell sha256sum requirements.txt | head -c 16)
-SOURCES := raincast train.py prediction.py tests data benchmarks ci ci/deploy ci/manifests
-# checkov and MLflow cannot be in one environment.
+# checkov and MLflow need different versions of packages, and so different environments.
 MANIFEST_TOOLS := $(VENV)/manifests/.installed-$(shell sha256sum ci/requirements-manifests.txt | head -c 16)
-# What a model is made of and by. In a pipeline the model comes from another job, and is older than the checkout.
-MODEL_FROM := $(if $(CI),,train.py requirements.txt data/observations.csv.gz data/stations.csv $(wildcard raincast/*.py))
+SOURCES := raincast train.py prediction.py tests data benchmarks ci
+# The inputs of a model. In a pipeline the model comes from another job and is older than the checkout.
+MODEL_FROM := $(if $(CI),,train.py requirements.txt data/observations.csv.gz data/stations.csv \
+  $(wildcard raincast/*.py raincast/*/*.py))
 COMMA := ,
-# Asked only by who installs.
 HAS_PIP = $(shell $(PYTHON) -m pip --version 2>/dev/null)
 PIP_INSTALL = $(if $(HAS_PIP),$(PYTHON) -m pip --python $(BIN)/python,$(BIN)/python -m pip) install --quiet \
   --disable-pip-version-check --require-hashes
 # GitLab shows this report in the merge request.
 CODE_QUALITY := $(if $(CI),--load-plugins=ci.code_quality --output-format=text$(COMMA)code-quality:reports/codequality.json)
 GITLAB_CI_LOCAL := .cache/npm/node_modules/.bin/gitlab-ci-local
+SITE := .cache/site
+# Without IMAGE the load test builds the image.
+LOAD_NEEDS := need-docker $(if $(IMAGE),$(INSTALLED),need-git need-buildah need-skopeo model/model.json)
+PIPELINE_NEEDS := $(addprefix need-,git npm rsync buildah skopeo kubectl promtool)
+NEED_PYTHON = $(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null || { \
+  echo "Python 3.11 is not installed as $(PYTHON); on Debian 12: apt-get install python3.11-venv;" \
+    "elsewhere: make PYTHON=/path/to/python3.11" >&2; exit 1; }
 
-.PHONY: help forecast train predict serve test lint format unit integration accuracy performance image publish pipeline \
-  pages release-notes sign deployment manifests deploy load benchmark benchmark-training \
+.PHONY: help forecast train predict serve check test lint format unit integration accuracy performance image publish \
+  pipeline docs pages release-notes sign deployment manifests deploy load benchmark benchmark-training \
   benchmark-serving benchmark-files lock clean
 
-help:         ## what there is
-	@sed -nE 's/^([a-z -]+):.*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 28
+##@ Start
 
-forecast: model/model.json  ## train on the bundled observations, if not done yet, and forecast the bundled sample
+help:         ## list the targets
+	@sed -nE -e 's/^##@ (.*)/\n\1/p' -e 's/^([a-z -]+):.*## (.*)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
+
+forecast: model/model.json  ## train on the bundled observations if needed, and forecast the bundled sample
 	@cat model/report/scores.txt
 	@echo
 	@$(BIN)/python prediction.py
 
-train: $(INSTALLED)  ## train anew; TRAIN="--data PATH|URL --verify-from DATE --out DIR --no-tracking"
-	$(BIN)/python train.py $(TRAIN)
-
-predict: model/model.json  ## forecast; INPUT=observations.csv PREDICT="-o forecasts.parquet"
+predict: model/model.json  ## forecast a file; INPUT=observations.csv PREDICT="-o forecasts.parquet"
 	@$(BIN)/python prediction.py $(INPUT) $(PREDICT)
 
-serve: model/model.json  ## forecasts over HTTP on http://127.0.0.1:8080; SERVE="--port 9000"
+serve: model/model.json  ## serve forecasts over HTTP on http://127.0.0.1:8080; SERVE="--port 9000"
 	@$(BIN)/python prediction.py serve $(SERVE)
 
-test: lint model/model.json $(MANIFEST_TOOLS)  ## lint, then every test
-	$(BIN)/python -m pytest
+##@ Develop
 
-lint: $(INSTALLED)  ## formatting, pylint (10.00), types, Dockerfile, pipeline
+check: lint  ## lint and run the unit tests, fewer examples of each property; for the inner loop
+	$(BIN)/python -m pytest -q --hypothesis-profile=quick tests/unit
+
+lint: $(INSTALLED)  ## formatting, docstrings, spelling, types, pylint (10.00), Dockerfile, pipeline, documents
 	@mkdir -p reports
 	$(BIN)/ruff format --check $(SOURCES)
+	$(BIN)/ruff check $(SOURCES)
+	$(BIN)/codespell
 	$(BIN)/hadolint Dockerfile
 	$(BIN)/check-jsonschema --builtin-schema vendor.gitlab-ci --data-transform gitlab-ci .gitlab-ci.yml ci/*.yml
+	$(BIN)/mkdocs build --strict --quiet --site-dir $(SITE)
 	$(BIN)/mypy
 	PYTHONPATH=. $(BIN)/pylint --fail-under=10 $(CODE_QUALITY) $(SOURCES)
 
 format: $(INSTALLED)  ## format the code
 	$(BIN)/ruff format $(SOURCES)
 
-unit: $(INSTALLED)  ## tests of one module each
+unit: $(INSTALLED)  ## tests of single modules
 	$(BIN)/python -m pytest tests/$@
 
-integration: model/model.json  ## tests of commands, service and gates as a whole
+integration: model/model.json  ## tests of commands, service and quality gates
 	$(BIN)/python -m pytest tests/$@
 
-accuracy: model/model.json  ## is the model good enough, and no worse than the one in use ($$CI_REGISTRY_IMAGE:latest)?
-	$(BIN)/python -m ci.image champion champion
-	$(BIN)/python -m pytest tests/accuracy
-	@$(BIN)/python ci/accuracy.py --champion champion
+test: lint model/model.json $(MANIFEST_TOOLS)  ## lint and run every test
+	$(BIN)/python -m pytest
 
-performance: model/model.json  ## is it fast and small enough?
-	$(BIN)/python -m pytest tests/performance
-
-image: model/model.json  ## build the image of this commit as raincast:local; needs buildah and skopeo
-	$(BIN)/python -m ci.image build
-
-publish: image  ## push it to $$CI_REGISTRY_IMAGE, with its bill of materials and provenance
-	$(BIN)/python -m ci.image publish
-
-sign:         ## sign the published image with the job's identity
-	ci/sign
-
-pipeline: $(INSTALLED) $(GITLAB_CI_LOCAL)  ## run .gitlab-ci.yml for master here, with a registry; PIPELINE="--help"
+pipeline: $(PIPELINE_NEEDS) $(INSTALLED) $(GITLAB_CI_LOCAL)  ## run .gitlab-ci.yml for master here, with a registry; PIPELINE="--help"
 	$(BIN)/python -m ci.pipeline $(PIPELINE)
 
-pages: $(if $(CI),,model/model.json)  ## the model's report as a site, in public/
-	rm -rf public && cp -r model/report public && cp public/model-card.html public/index.html
+docs: $(INSTALLED)  ## build the site of the documents in .cache/site
+	$(BIN)/mkdocs build --strict --quiet --site-dir $(SITE)
 
-release-notes:  ## what CHANGELOG.md says of $$CI_COMMIT_TAG, in reports/release-notes.md
-	ci/release-notes
+pages: $(INSTALLED) $(if $(CI),,model/model.json)  ## build the site with the model's report in public/
+	rm -rf public
+	$(BIN)/mkdocs build --strict --quiet --site-dir public
+	cp -r model/report public/report
 
-deployment: model/model.json $(MANIFEST_TOOLS)  ## tests of manifests and ci/deploy, and a short load test
-	$(BIN)/python -m pytest tests/$@
-
-manifests: $(INSTALLED) $(MANIFEST_TOOLS)  ## render k8s/ and check it: schemas, policies, rules of alerts
-	PATH="$(VENV)/manifests/bin:$$PATH" $(BIN)/python ci/manifests
-
-deploy:       ## ENV=staging|production IMAGE=REPOSITORY@sha256:DIGEST, with the model directory of the image
-	ci/deploy $(ENV)
-
-load: $(INSTALLED)  ## the image under twice its load, stopped and started; IMAGE=raincast:local
-	LOAD_SECONDS=30 LOAD_STARTS=100 $(BIN)/python -m pytest -s tests/deployment/test_load.py
-
-benchmark: model/model.json  ## a forecast from start to end, beside importing scikit-learn and pandas
-	$(BIN)/python benchmarks/start_up.py
-
-benchmark-training: $(INSTALLED)  ## train on the full record and hold it against its bars; DATA=PATH
-	$(BIN)/python benchmarks/full_record.py $(DATA)
-
-benchmark-serving: $(INSTALLED)  ## beside MLflow, FastAPI and a no-op; BENCHMARK="--model DIR --mlflow-model URI --data PATH"
-	$(BIN)/python benchmarks/serving.py $(BENCHMARK)
-
-benchmark-files: $(INSTALLED)  ## beside pandas and scikit-learn; BENCHMARK="--model DIR --data PATH"
-	$(BIN)/python benchmarks/files.py $(BENCHMARK)
-
-lock: $(INSTALLED)  ## pin every dependency anew, with hashes
+lock: $(INSTALLED)  ## pin the newest version of every dependency, with hashes
 	$(BIN)/uv pip compile -q --python-version 3.11 --generate-hashes --custom-compile-command 'make lock' --upgrade \
 	  --extra dev pyproject.toml -o requirements.txt
 	$(BIN)/uv pip compile -q --python-version 3.11 --generate-hashes --custom-compile-command 'make lock' \
@@ -117,16 +92,77 @@ lock: $(INSTALLED)  ## pin every dependency anew, with hashes
 	$(BIN)/uv pip compile -q --python-version 3.11 --generate-hashes --custom-compile-command 'make lock' --upgrade \
 	  ci/requirements-manifests.in -o ci/requirements-manifests.txt
 
-clean:        ## remove what was made: environment, model, runs
+clean:        ## remove the environment, the model and recorded runs
 	rm -rf $(VENV) model mlflow.db mlruns mlartifacts
 
-# The table goes to the model's report as well, from where `forecast` shows it every time.
+##@ Model
+
+train: $(INSTALLED)  ## train again; TRAIN="--data PATH|URL --verify-from DATE --out DIR --no-tracking"
+	$(BIN)/python train.py $(TRAIN)
+
+accuracy: model/model.json  ## compare the model with the minimum scores and the champion (CI_REGISTRY_IMAGE:latest)
+	$(BIN)/python -m ci.image champion champion
+	$(BIN)/python -m pytest tests/accuracy
+	@$(BIN)/python -m ci.accuracy --champion champion
+
+performance: model/model.json  ## compare speed, memory and size with their limits
+	$(BIN)/python -m pytest tests/performance
+
+##@ Image
+
+image: need-git need-buildah need-skopeo model/model.json  ## build the image of this commit as raincast:local
+	$(BIN)/python -m ci.image build
+
+publish: image  ## push the image to CI_REGISTRY_IMAGE, with its bill of materials and provenance
+	$(BIN)/python -m ci.image publish
+
+sign:         ## sign the published image with the job's identity
+	@python3 -m ci.sign
+
+release-notes:  ## write CHANGELOG.md's section for CI_COMMIT_TAG to reports/release-notes.md
+	@python3 -m ci.release_notes
+
+##@ Deploy
+
+manifests: need-kubectl need-promtool $(MANIFEST_TOOLS)  ## render k8s/ and check it: schemas, policies, alerting rules
+	PATH="$(VENV)/manifests/bin:$$PATH" $(BIN)/python -m ci.manifests
+
+deployment: model/model.json $(MANIFEST_TOOLS)  ## tests of the manifests and ci.deploy, and a short load test
+	$(BIN)/python -m pytest tests/$@
+
+deploy:       ## deploy an image and roll back if it fails; ENV=staging|production IMAGE=REPOSITORY@sha256:DIGEST
+	@python3 -m ci.deploy $(ENV)
+
+load: $(LOAD_NEEDS)  ## load the image beyond its capacity, stop and restart it; IMAGE=raincast:local
+	LOAD_SECONDS=30 LOAD_STARTS=100 $(BIN)/python -m pytest -s tests/deployment/test_load.py
+
+##@ Benchmark
+
+benchmark: model/model.json  ## time of a single forecast, compared with importing scikit-learn and pandas
+	$(BIN)/python benchmarks/start_up.py
+
+benchmark-training: $(INSTALLED)  ## train on the full record and compare with the limits; DATA=PATH
+	$(BIN)/python benchmarks/full_record.py $(DATA)
+
+benchmark-serving: $(INSTALLED)  ## compare with MLflow, FastAPI and a no-op; BENCHMARK="--model DIR --mlflow-model URI --data PATH"
+	$(BIN)/python benchmarks/serving.py $(BENCHMARK)
+
+benchmark-files: $(INSTALLED)  ## compare with pandas and scikit-learn; BENCHMARK="--model DIR --data PATH"
+	$(BIN)/python benchmarks/files.py $(BENCHMARK)
+
+# The score table is in the model's report as well, from which `forecast` prints it.
 model/model.json: $(MODEL_FROM) | $(INSTALLED)
 	$(BIN)/python train.py >/dev/null
 
-# uv installs in seconds what pip takes a minute for; pip brings it, with the hash that is pinned, and stands in for it
-# where an index needs pip's own settings. A pip in the environment takes longer to make than all the rest.
+# Checked before anything is installed or trained. The commands of ci/ check as well, in case they are called directly.
+need-%:
+	@$(if $(wildcard $(BIN)/python),,$(NEED_PYTHON))
+	@$(or $(wildcard $(BIN)/python),$(PYTHON)) -m ci.programs $*
+
+# uv installs in seconds what takes pip a minute. pip installs uv, with its pinned hash, and replaces it if an index needs
+# pip's own settings. An environment without pip of its own is made faster.
 $(INSTALLED): requirements.txt
+	@$(NEED_PYTHON)
 	$(PYTHON) -m venv $(if $(HAS_PIP),--without-pip) $(VENV)
 	sed -n '/^uv==/,/[^\\]$$/p' requirements.txt > $(VENV)/uv.txt
 	$(PIP_INSTALL) -r $(VENV)/uv.txt
@@ -140,5 +176,5 @@ $(MANIFEST_TOOLS): ci/requirements-manifests.txt | $(INSTALLED)
 	  $(subst $(BIN),$(VENV)/manifests/bin,$(PIP_INSTALL)) -r $<
 	@rm -f $(VENV)/manifests/.installed-* && touch $@
 
-$(GITLAB_CI_LOCAL):
+$(GITLAB_CI_LOCAL): | need-npm
 	npm install --no-save --silent --prefix .cache/npm gitlab-ci-local@4.73.0

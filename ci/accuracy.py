@@ -1,7 +1,6 @@
-#!/usr/bin/env python3
 """The new model beside the model in use: does it forecast worse, beyond chance?
 
-    python ci/accuracy.py --champion champion
+    python -m ci.accuracy --champion champion
 
 `--champion` is the application of the image in use: prediction.py, raincast/, data/stations.csv and model/. Each model
 forecasts the whole record, without the answers, by its own prediction.py, so that a model in use of other code counts
@@ -27,12 +26,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
-
-# pylint: disable=wrong-import-position
 from raincast import command, model, reading, source, training, verification
 from raincast.observations import TARGET, Table, as_known_at_3pm
+
+ROOT = Path(__file__).resolve().parent.parent
 
 BUNDLED = ROOT / "data" / "observations.csv.gz"
 APPLICATION = ("prediction.py", "raincast", "data/stations.csv", "model/model.json")

@@ -1,4 +1,4 @@
-"""pylint's messages as the Code Quality report that GitLab shows in a merge request.
+"""Write pylint's messages as the Code Quality report that GitLab shows in a merge request.
 
 Format: https://docs.gitlab.com/ci/testing/code_quality/#code-quality-report-format
 """
@@ -19,13 +19,13 @@ SEVERITY = {"fatal": "blocker", "error": "critical", "warning": "major", "refact
 
 
 class CodeQuality(BaseReporter):
-    """The reporter."""
+    """Reporter of GitLab's Code Quality format."""
 
     name = "code-quality"
 
     def display_messages(self, layout: Section | None) -> None:
-        """Write the messages; a fingerprint stays the same while lines above it come and go."""
-        found = [
+        """Write the messages. A fingerprint does not change if lines above the message are added or removed."""
+        entries = [
             {
                 "description": f"{message.msg_id}: {message.msg}",
                 "check_name": message.symbol,
@@ -37,15 +37,15 @@ class CodeQuality(BaseReporter):
             }
             for message in self.messages
         ]
-        json.dump(found, self.out, indent=1)
+        json.dump(entries, self.out, indent=1)
 
     def display_reports(self, layout: Section) -> None:
-        """Statistics have no place in it."""
+        """Ignore statistics: the format has no place for them."""
 
     def _display(self, layout: Section) -> None:
-        """Nor have they here."""
+        """Ignore the layout for the same reason."""
 
 
 def register(linter: PyLinter) -> None:
-    """Let pylint know of it: `pylint --load-plugins=ci.code_quality --output-format=code-quality:FILE`."""
+    """Register the reporter: `pylint --load-plugins=ci.code_quality --output-format=code-quality:FILE`."""
     linter.register_reporter(CodeQuality)

@@ -1,11 +1,15 @@
-"""The image of this commit: python -m ci.image build | publish | champion FOLDER.
+"""Build and publish the image of this commit, or fetch the champion.
 
-build     from this commit and model/: image/ holds its files, bill of materials and provenance; where Docker's engine
-          runs, it knows the image as raincast:local
-publish   push what `build` made to $CI_REGISTRY_IMAGE, with its tags and attachments; image.env names it by its digest
-champion  put the application of the image in use, which is the one last published as `latest`, into FOLDER
+    python -m ci.image build | publish | champion FOLDER
 
-BASE_IMAGE names another base (default: python:3.11-slim). Exit code 1 where the image is not as it has to be.
+build     build from this commit and model/ into image/: the image's files and bill of materials; if Docker's engine
+          runs, the image is also there as raincast:local
+publish   push the built image to CI_REGISTRY_IMAGE, with its tags, bill of materials and provenance; image.env names it
+          by its digest
+champion  put the application of the image with the tag `latest` into FOLDER; its model is the champion
+
+BASE_IMAGE sets another base (default: python:3.11-slim). Exit code: 0 done; 1 failed, or the image breaks a rule; 2
+wrong call.
 """
 
 from __future__ import annotations
@@ -21,7 +25,7 @@ import tarfile
 import tempfile
 from pathlib import Path
 
-from ci import registry, sbom
+from ci import oci, programs, registry, sbom
 from ci.registry import CommandError, run
 from raincast import __version__, model
 
@@ -29,34 +33,35 @@ ROOT = Path(__file__).resolve().parent.parent
 BUILT, FILES = ROOT / "image", ROOT / "image" / "files"
 BASE = "docker.io/library/python:3.11-slim"
 LOCAL = "raincast:local"
-# What is above the base, uncompressed.
-LARGEST = 230_000_000
-TRAINS = {"joblib", "matplotlib", "mlflow", "mlflow-skinny", "onnx", "pandas", "pytest", "scikit-learn", "scipy"}
-# The layer of dependencies depends on no commit, and so is the same in all images with the same lock file.
+# The limit of the layers above the base, uncompressed.
+LARGEST_BYTES = 230_000_000
+TRAINING_ONLY = {"joblib", "matplotlib", "mlflow", "mlflow-skinny", "onnx", "pandas", "pytest", "scikit-learn", "scipy"}
+# A fixed time, because the layer of dependencies must be the same in all images with the same lock file.
 DEPENDENCIES_TIME = 315_532_800
 APPLICATION = ("prediction.py", "raincast/", "data/", "model/")
 
 
 class ImageError(RuntimeError):
-    """The image is not as it has to be."""
+    """The image breaks a rule: it is too large, holds training packages, or forecasts differently."""
 
 
 def revision() -> str:
-    """The commit. Its time, in seconds since 1970, is the time of all files that come from it."""
+    """Return the hash of the commit."""
     return run("git", "-C", ROOT, "rev-parse", "HEAD")
 
 
 def base() -> dict[str, str]:
-    """Name and digest of the base image."""
+    """Return name and digest of the base image. Raises CommandError."""
     name = os.environ.get("BASE_IMAGE") or BASE
-    found = registry.digest(name)
-    if found is None:
-        raise CommandError(f"{name}: there is no such image")
-    return {"name": name, "digest": found}
+    digest = registry.digest(name)
+    if digest is None:
+        raise CommandError(f"{name}: the registry has no such image")
+    return {"name": name, "digest": digest}
 
 
 def build() -> None:
-    """Build, normalise, check, describe."""
+    """Build the image, make it reproducible, check it and list its content."""
+    programs.require("buildah", "git", "skopeo")
     about, origin = model.describe(), base()
     image = f"localhost/{LOCAL}"
     labels = {
@@ -77,31 +82,33 @@ def build() -> None:
     shutil.rmtree(BUILT, ignore_errors=True)
     BUILT.mkdir()
     run("skopeo", "copy", "--quiet", f"containers-storage:{image}", f"dir:{FILES}")
-    registry.without_builder(FILES)
-    found = sbom.distributions(FILES)
-    check(found)
-    (BUILT / "sbom.cdx.json").write_bytes(sbom.bill(found, about, labels["REVISION"]))
+    oci.remove_builder(FILES)
+    installed = sbom.distributions(FILES)
+    check(installed)
+    (BUILT / "sbom.cdx.json").write_bytes(sbom.bill(installed, about, labels["REVISION"]))
     if shutil.which("docker") and not subprocess.run(["docker", "info"], capture_output=True, check=False).returncode:
         run("skopeo", "copy", "--quiet", f"dir:{FILES}", f"docker-daemon:{LOCAL}")
-        print(f"{LOCAL} is in Docker's engine")
+        print(f"Docker's engine has it as {LOCAL}")
 
 
 def _buildah(*arguments: str) -> None:
-    """Build a stage of the Dockerfile, without privileges and without an engine."""
+    """Build the Dockerfile or one of its stages, without privileges and without an engine."""
     name = os.environ.get("BASE_IMAGE") or BASE
-    # Docker's format, since the OCI's has no HEALTHCHECK.
+    # Docker's format, because the OCI format has no HEALTHCHECK.
     run("buildah", "build", "--quiet", "--format", "docker", "--isolation", "chroot", *registry.tls(name),
         "--build-arg", f"BASE_IMAGE={name}", *arguments, ROOT)  # fmt: skip
 
 
 def _dependencies(origin: dict[str, str]) -> str:
-    """The image with all dependencies, built where it is not there yet: in the registry, or else on this machine."""
+    """Return the image with all dependencies, from the registry or this machine; build it if neither has it."""
     content = f"{origin['digest']} {platform.machine()}".encode()
     for name in ("Dockerfile", "requirements-serve.txt", "ci/slim.py"):
         content += (ROOT / name).read_bytes()
     key = hashlib.sha256(content).hexdigest()[:24]
     repository = os.environ.get("CI_REGISTRY_IMAGE")
     image = f"{repository or 'localhost/raincast'}/dependencies:{key}"
+    if repository:
+        registry.log_in()
     if repository and registry.digest(image):
         run("buildah", "pull", "--quiet", *registry.tls(image), image)
     elif subprocess.run(["buildah", "inspect", "--type", "image", image], capture_output=True, check=False).returncode:
@@ -111,20 +118,19 @@ def _dependencies(origin: dict[str, str]) -> str:
     return image
 
 
-def check(found: list[sbom.Distribution]) -> None:
-    """ImageError where the image is larger than it may be, or holds what trains."""
-    above = registry.layers(FILES)[_base_layers() :]
+def check(installed: list[sbom.Distribution]) -> None:
+    """Check the size of the image and that no training package is in it. Raises ImageError."""
+    above = oci.layers(FILES)[_base_layers() :]
     size = sum(layer.stat().st_size for layer in above)
-    print(f"{size / 1e6:.1f} MB above the base, {LARGEST / 1e6:.0f} MB are allowed")
-    if size > LARGEST:
-        large = sorted(((member.size, member.name) for member, _ in registry.files(above)), reverse=True)[:3]
-        shown = ", ".join(f"/{name} {bytes_ / 1e6:.0f} MB" for bytes_, name in large)
-        raise ImageError(
-            f"the image has {size / 1e6:.0f} MB above its base, {LARGEST / 1e6:.0f} MB are allowed: {shown}"
-        )
-    trains = sorted({distribution.name for distribution in found} & TRAINS)
-    if trains:
-        raise ImageError(f"the image holds what only training needs: {', '.join(trains)}")
+    allowed = f"{LARGEST_BYTES / 1e6:.0f} MB are allowed"
+    print(f"{size / 1e6:.1f} MB above the base, {allowed}")
+    if size > LARGEST_BYTES:
+        largest = sorted(((member.size, member.name) for member, _ in oci.files(above)), reverse=True)[:3]
+        shown = ", ".join(f"/{name} {length / 1e6:.0f} MB" for length, name in largest)
+        raise ImageError(f"the image has {size / 1e6:.0f} MB above its base, {allowed}: {shown}")
+    training = sorted({distribution.name for distribution in installed} & TRAINING_ONLY)
+    if training:
+        raise ImageError(f"the image holds packages that only training needs: {', '.join(training)}")
 
 
 def _base_layers() -> int:
@@ -133,61 +139,61 @@ def _base_layers() -> int:
                    f"docker://{registry.without_tag(name)}"))  # fmt: skip
 
 
-def publish() -> None:
-    """Try the image, push it, attach its papers, and move `latest` last."""
-    repository = os.environ["CI_REGISTRY_IMAGE"]
+def publish(repository: str) -> None:
+    """Test the image, push it, attach its documents, and move the tag `latest` last."""
+    programs.require("buildah", "git", "skopeo")
     registry.log_in()
-    _try()
+    check_forecasts()
     pushed = registry.push(FILES, f"{repository}:{os.environ.get('CI_COMMIT_SHA') or revision()}")
     about = {"name": repository, "digest": pushed, "revision": revision()}
     (BUILT / "provenance.json").write_bytes(sbom.provenance(about, model.describe(), base()))
-    papers = {sbom.CYCLONEDX: "sbom.cdx.json", sbom.IN_TOTO: "provenance.json"}
-    registry.attach(repository, pushed, {kind: (BUILT / name).read_bytes() for kind, name in papers.items()})
+    documents = {sbom.CYCLONEDX: "sbom.cdx.json", sbom.IN_TOTO: "provenance.json"}
+    oci.attach(repository, pushed, {kind: (BUILT / name).read_bytes() for kind, name in documents.items()})
     (ROOT / "image.env").write_text(f"IMAGE={repository}@{pushed}\n", encoding="utf-8")
     print(f"pushed {repository}@{pushed}")
     name = os.environ.get("CI_COMMIT_TAG") or "latest"
     if name == "latest" and _is_later(f"{repository}:latest", f"{repository}@{pushed}"):
-        print(f"{repository}:latest stays what it is, the image of a later commit")
+        print(f"{repository}:latest stays: it is the image of a later commit")
     else:
         registry.tag(repository, pushed, name)
-        print(f"{repository}:{name} is that now")
+        print(f"{repository}:{name} is this image now")
 
 
 def _is_later(image: str, other: str) -> bool:
-    """Whether an image, if it is there, is of a later commit: an old pipeline's job may be run once more."""
-    made, other_made = registry.created(image), registry.created(other)
-    return bool(made and other_made and made > other_made)
+    """Tell if an image exists and is of a later commit, as when a job of an old pipeline is run again."""
+    created, other_created = registry.created(image), registry.created(other)
+    return bool(created and other_created and created > other_created)
 
 
-def _try() -> None:
-    """Forecast the bundled sample in the image. ImageError where it is not what the model forecasts here."""
+def check_forecasts() -> None:
+    """Forecast the bundled sample in the image and here. Raises ImageError if the forecasts differ."""
     expected = run(sys.executable, ROOT / "prediction.py", "--format", "csv")
     container = run("buildah", "from", "--pull-never", f"localhost/{LOCAL}")
     try:
         command = ["python", "/app/prediction.py", "--format", "csv"]
-        # As root: in a namespace of its own buildah lets no other user to its files.
-        given = run("buildah", "run", "--isolation", "chroot", "--user", "0", container, "--", *command)
+        # As root: in a user namespace buildah gives no other user access to the files.
+        actual = run("buildah", "run", "--isolation", "chroot", "--user", "0", container, "--", *command)
     finally:
         run("buildah", "rm", container)
-    if given.split() != expected.split():
-        raise ImageError("the image forecasts otherwise than the model")
+    if actual.split() != expected.split():
+        raise ImageError("the image's forecasts differ from those of the model")
 
 
-def champion(folder: Path) -> None:
-    """Fetch the application of the image in use; without a registry, or before the first image, there is none."""
+def champion(folder: Path, repository: str | None) -> None:
+    """Fetch the application with the champion. There is none without a registry or before the first image."""
     shutil.rmtree(folder, ignore_errors=True)
-    repository = os.environ.get("CI_REGISTRY_IMAGE")
     if not repository:
-        print("no registry, so no model in use")
+        print("no registry, so no champion")
         return
+    programs.require("skopeo")
     registry.log_in()
     image = f"{repository}:latest"
     if registry.digest(image) is None:
-        print(f"{image}: no image yet, so no model in use")
+        print(f"{image}: no image yet, so no champion")
         return
     with tempfile.TemporaryDirectory(prefix="champion-") as files:
         registry.fetch(image, Path(files) / "image")
-        for layer in registry.layers(Path(files) / "image"):
+        for layer in oci.layers(Path(files) / "image"):
             with tarfile.open(layer) as archive:
                 wanted = [m for m in archive if m.name.removeprefix("app/").startswith(APPLICATION)]
                 for member in wanted:
@@ -197,18 +203,27 @@ def champion(folder: Path) -> None:
 
 
 def main() -> int:
-    """Run one of the three commands."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    """Run a command and return the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m ci.image", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("build")
     commands.add_parser("publish")
     commands.add_parser("champion").add_argument("folder", type=Path)
     given = parser.parse_args()
+    repository = os.environ.get("CI_REGISTRY_IMAGE")
+    if given.command == "publish" and not repository:
+        parser.error(
+            "set CI_REGISTRY_IMAGE to the repository to publish to, such as registry.example.org/team/raincast"
+        )
     try:
-        if given.command == "champion":
-            champion(given.folder)
-        else:
-            {"build": build, "publish": publish}[given.command]()
+        if given.command == "build":
+            build()
+        elif given.command == "champion":
+            champion(given.folder, repository)
+        elif repository:
+            publish(repository)
     except (CommandError, ImageError, model.ModelError) as error:
         print(f"ci.image: {error}", file=sys.stderr)
         return 1

@@ -1,8 +1,11 @@
-"""Run .gitlab-ci.yml here, as a push of the last commit to master would on GitLab: python -m ci.pipeline [JOB ...]
+"""Run .gitlab-ci.yml on this machine, as a push of the last commit to master would on GitLab.
 
-gitlab-ci-local runs each job in a copy of a fresh clone, and passes artefacts and variables as GitLab does; the image
-goes to a registry on this machine. What is not committed takes no part. Without JOB all jobs run, in the order of their
-stages and needs; with JOB only these, so name what they need as well: train test-accuracy.
+    python -m ci.pipeline [JOB ...]
+
+gitlab-ci-local runs each job in a copy of a fresh clone and passes artifacts and variables as GitLab does; the image
+goes to a registry on this machine. Uncommitted changes are ignored. Without JOB all jobs run, in the order of their
+stages and needs; with JOB only these run, so name the jobs that they need as well: train test-accuracy. Exit code: 0
+all pass; 1 a job fails, or something is missing on this machine; 2 wrong call.
 """
 
 from __future__ import annotations
@@ -20,29 +23,31 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ci import programs
+
 ROOT = Path(__file__).resolve().parent.parent
 GITLAB_CI_LOCAL = ROOT / ".cache" / "npm" / "node_modules" / ".bin" / "gitlab-ci-local"
 FOLDER = ROOT / ".cache" / "pipeline"
 REGISTRY = "127.0.0.1:5000"
 IMAGE = "raincast/raincast"
 BASE = "python:3.11-slim"
-# A job is to see the pipeline's settings, not those of whoever runs it here.
+# Jobs get the pipeline's settings, not those of the shell that runs it here.
 NOT_PASSED = (
     "CI", "GITLAB_", "MAKE", "MFLAGS", "MLFLOW_", "PYTEST_", "PYTHONDONTWRITEBYTECODE", "RAINCAST_", "BASE_IMAGE",
     "UV_", "VIRTUAL_ENV",
 )  # fmt: skip
-# The runner says the same of the whole as of a job.
+# gitlab-ci-local has no structured report. Its line for the whole pipeline has the same form as a job's.
 FINISHED = re.compile(r"^(?!pipeline )(\S+) +finished in ([\d.]+) (ms|s|min|h)(?:\s+(FAIL|WARN))?", re.MULTILINE)
 SECONDS = {"ms": 0.001, "s": 1.0, "min": 60.0, "h": 3600.0}
 
 
 class SetupError(RuntimeError):
-    """Something that the pipeline needs is not on this machine."""
+    """A service that the pipeline needs does not run on this machine."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a pipeline did: which jobs ran, for how many seconds, which of them failed, and all that they printed."""
+    """The outcome of a pipeline: the seconds of each job, the jobs that failed, and everything they printed."""
 
     jobs: dict[str, float]
     failed: list[str]
@@ -57,7 +62,7 @@ class Outcome:
 
 
 def clone(source: Path, folder: Path) -> None:
-    """The last commit of a checkout as GitLab would have it, on master, the default branch of a project."""
+    """Clone the last commit of a checkout as GitLab would have it: on master, the default branch of a project."""
     shutil.rmtree(folder, ignore_errors=True)
     _git(source, "clone", "--quiet", source, folder)
     _git(folder, "checkout", "--quiet", "-B", "master")
@@ -71,11 +76,8 @@ def _git(folder: Path, *arguments: object) -> None:
 
 
 def run(folder: Path, jobs: Sequence[str] = (), variables: dict[str, str] | None = None, echo: bool = False) -> Outcome:
-    """Run a clone's pipeline, or some jobs of it, with further variables.
-
-    `echo` shows what the jobs print while they run.
-    """
-    # A runner restores these caches; without them it would need minutes for what is here already.
+    """Run a clone's pipeline, or some jobs of it, with further variables; `echo` prints the jobs' output at once."""
+    # GitLab's runners restore these caches; without them the jobs would take minutes longer.
     caches = {"UV_CACHE_DIR": _uv_cache(), "MYPY_CACHE_DIR": str(ROOT / ".mypy_cache")}
     given = {"CI_REGISTRY_IMAGE": f"{REGISTRY}/{IMAGE}"} | caches | (variables or {})
     call = [str(GITLAB_CI_LOCAL), "--force-shell-executor", "--shell-isolation", "--no-color", "--quiet=false"]
@@ -93,10 +95,10 @@ def run(folder: Path, jobs: Sequence[str] = (), variables: dict[str, str] | None
             if echo:
                 print(line, end="", flush=True)
     output = "".join(lines)
-    found = {job: (float(number) * SECONDS[unit], failed) for job, number, unit, failed in FINISHED.findall(output)}
+    jobs_run = {job: (float(n) * SECONDS[unit], status) for job, n, unit, status in FINISHED.findall(output)}
     return Outcome(
-        {job: seconds for job, (seconds, _) in found.items()},
-        [job for job, (_, failed) in found.items() if failed == "FAIL"],
+        {job: seconds for job, (seconds, _) in jobs_run.items()},
+        [job for job, (_, status) in jobs_run.items() if status == "FAIL"],
         time.monotonic() - start,
         output,
         process.returncode,
@@ -109,25 +111,21 @@ def _uv_cache() -> str:
 
 
 def check_setup() -> None:
-    """SetupError where a program or the registry is missing."""
-    missing = [
-        name
-        for name in ("git", "npm", "rsync", "buildah", "skopeo", "kubectl", "promtool")
-        if shutil.which(name) is None
-    ]
-    if missing:
-        raise SetupError(f"install {' '.join(missing)}")
+    """Check that the programs and the registry are there. Raises SetupError; exits with 1 if a program is missing."""
+    programs.require("git", "npm", "rsync", "buildah", "skopeo", "kubectl", "promtool")
     if not GITLAB_CI_LOCAL.exists():
-        raise SetupError("run `make pipeline`, which installs gitlab-ci-local")
+        raise SetupError("gitlab-ci-local is not installed; `make pipeline` installs it")
     try:
         with urllib.request.urlopen(f"http://{REGISTRY}/v2/", timeout=5):
             pass
     except urllib.error.URLError as error:
-        raise SetupError(f"no registry answers on {REGISTRY}: docker run -d -p {REGISTRY}:5000 registry:2") from error
+        raise SetupError(
+            f"there is no registry on {REGISTRY}; start one: docker run -d -p {REGISTRY}:5000 registry:2"
+        ) from error
 
 
 def base_image() -> str:
-    """The base as this machine has it: from Docker's engine, which may be offline, else by its public name."""
+    """Return the base image: Docker's own copy, pushed to the local registry for use offline, or its public name."""
     here = f"{REGISTRY}/{BASE}"
     try:
         for arguments in (["tag", BASE, here], ["push", "--quiet", here]):
@@ -138,13 +136,18 @@ def base_image() -> str:
 
 
 def main() -> int:
-    """Run the pipeline of this checkout and say how long each job took."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("jobs", nargs="*", metavar="JOB", help="run only these")
+    """Run the pipeline of this checkout, print the time of each job, and return the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m ci.pipeline", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("jobs", nargs="*", metavar="JOB", help="run only these jobs")
     parser.add_argument(
         "--variable", action="append", default=[], metavar="NAME=VALUE", help="a variable of the project"
     )
     given = parser.parse_args()
+    wrong = [variable for variable in given.variable if "=" not in variable]
+    if wrong:
+        parser.error(f"--variable {wrong[0]}: has to be NAME=VALUE")
     try:
         check_setup()
     except SetupError as error:

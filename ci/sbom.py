@@ -1,4 +1,4 @@
-"""What an image holds and how it came to be: a CycloneDX bill of materials, and SLSA provenance."""
+"""The documents attached to an image: its bill of materials (CycloneDX 1.6) and its provenance (SLSA 1.0)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from cyclonedx.model.license import DisjunctiveLicense
 from cyclonedx.output.json import JsonV1Dot6
 from packageurl import PackageURL
 
-from ci import registry
+from ci import oci
 
 CYCLONEDX = "application/vnd.cyclonedx+json"
 IN_TOTO = "application/vnd.in-toto+json"
@@ -26,7 +26,7 @@ DEBIAN_STATUS = PurePosixPath("var/lib/dpkg/status")
 
 @dataclass(frozen=True, order=True)
 class Distribution:
-    """Something installed, of a kind that package URLs know (pypi, deb)."""
+    """An installed distribution, of a kind of package URLs (pypi, deb)."""
 
     kind: str
     name: str
@@ -34,7 +34,7 @@ class Distribution:
     licence: str = ""
 
     def component(self) -> Component:
-        """As a bill of materials has it."""
+        """Return the distribution as a component of a bill of materials."""
         url = PackageURL(self.kind, "debian" if self.kind == "deb" else None, self.name, self.version)
         return Component(
             type=ComponentType.LIBRARY,
@@ -47,20 +47,19 @@ class Distribution:
 
 
 def distributions(image: Path) -> list[Distribution]:
-    """The Python distributions and Debian packages in an image's files."""
-    found: dict[str, list[Distribution]] = {}
-    for member, content in registry.files(registry.layers(image)):
+    """Return the Python distributions and Debian packages of an image, sorted."""
+    by_path: dict[str, list[Distribution]] = {}
+    for member, content in oci.files(oci.layers(image)):
         path = PurePosixPath(member.name)
         if content and path.name == "METADATA" and path.parent.suffix == ".dist-info":
             about = BytesParser().parsebytes(content.read(), headersonly=True)
             licence = about["License-Expression"] or ""
-            found[str(path)] = [
-                Distribution("pypi", about["Name"].lower().replace("_", "-"), about["Version"], licence)
-            ]
+            name = about["Name"].lower().replace("_", "-")
+            by_path[str(path)] = [Distribution("pypi", name, about["Version"], licence)]
         elif content and path == DEBIAN_STATUS:
-            # An upper layer's file replaces that of the one below.
-            found[str(path)] = list(_debian(content.read()))
-    return sorted({distribution for several in found.values() for distribution in several})
+            # The file of an upper layer replaces the one of a lower layer.
+            by_path[str(path)] = list(_debian(content.read()))
+    return sorted({distribution for several in by_path.values() for distribution in several})
 
 
 def _debian(status: bytes) -> Iterable[Distribution]:
@@ -70,8 +69,8 @@ def _debian(status: bytes) -> Iterable[Distribution]:
             yield Distribution("deb", about["Package"], about["Version"])
 
 
-def bill(found: list[Distribution], model: dict[str, Any], revision: str) -> bytes:
-    """The bill of materials of an image: what is installed in it, and the model, as CycloneDX 1.6 JSON."""
+def bill(installed: list[Distribution], model: dict[str, Any], revision: str) -> bytes:
+    """Return the bill of materials of an image, with its distributions and its model, as CycloneDX JSON."""
     bom = Bom()
     bom.metadata.component = Component(type=ComponentType.CONTAINER, name="raincast", version=revision, bom_ref="image")
     known = {"data_sha256": model["data_sha256"], "commit": model["commit"], "rows": model["rows"]}
@@ -83,16 +82,16 @@ def bill(found: list[Distribution], model: dict[str, Any], revision: str) -> byt
         hashes=[HashType(alg=HashAlgorithm.SHA_256, content=model["files"]["model.onnx"])],
         properties=[Property(name=f"raincast:{name}", value=str(value)) for name, value in known.items()],
     )
-    for component in [trees, *(distribution.component() for distribution in found)]:
+    for component in [trees, *(distribution.component() for distribution in installed)]:
         bom.components.add(component)
     bom.register_dependency(bom.metadata.component, [*bom.components])
     return str(JsonV1Dot6(bom).output_as_string(indent=1)).encode()
 
 
 def provenance(image: dict[str, str], model: dict[str, Any], base: dict[str, str]) -> bytes:
-    """An in-toto statement with SLSA provenance 1.0: from which commit, data, model and base, by which pipeline.
+    """Return an in-toto statement: the commit, data, model and base that an image was built from, and the pipeline.
 
-    `image` has the name and the digest of the image, `base` those of its base.
+    `image` has the name, the digest and the revision of the image, `base` the name and the digest of its base.
     """
     env = os.environ.get
 

@@ -1,6 +1,9 @@
-"""Take what never runs out of installed packages, and compile the rest: slim.py PREFIX, within the image's build.
+"""Remove from installed packages what never runs, and compile the rest.
 
-The standard library is compiled as well, into the same prefix: the base image ships no bytecode.
+    python slim.py PREFIX
+
+The Dockerfile runs it by its path, where no other module of ci/ is. It also compiles the standard library into the same
+prefix, because the base image ships no bytecode.
 """
 
 import compileall
@@ -11,8 +14,8 @@ import sys
 import sysconfig
 from pathlib import Path
 
-# Tests, tools for training and for building extensions, and onnxruntime's library for C programs, which its module for
-# Python is not linked to.
+# Tests, tools for training and for building extensions, and onnxruntime's library for C programs, to which its Python
+# module is not linked.
 UNUSED = [
     "**/tests",
     "numpy/_core/include",
@@ -26,14 +29,14 @@ UNUSED = [
     "onnxruntime/tools",
     "onnxruntime/transformers",
 ]
-# Types, and the sources of compiled modules.
+# Type stubs, and the sources of compiled modules.
 SUFFIXES = {".a", ".c", ".cpp", ".h", ".pxd", ".pxi", ".pyi", ".pyx"}
-# Of the standard library: what no forecast imports.
-NEVER = r"/(ensurepip|idlelib|lib2to3|pydoc_data|site-packages|test|tkinter|turtledemo|unittest)(/|$)"
+# Parts of the standard library that no forecast imports.
+NEVER_IMPORTED = r"/(ensurepip|idlelib|lib2to3|pydoc_data|site-packages|test|tkinter|turtledemo|unittest)(/|$)"
 
 
 def main(prefix: Path) -> None:
-    """Slim and compile the packages below a prefix."""
+    """Slim and compile the packages in a prefix."""
     installed = prefix / "lib" / f"python{sys.version_info.major}.{sys.version_info.minor}"
     packages = installed / "site-packages"
     for path in [path for pattern in UNUSED for path in packages.glob(pattern)]:
@@ -45,11 +48,11 @@ def main(prefix: Path) -> None:
         if path.suffix in SUFFIXES and path.is_file():
             path.unlink()
     standard = Path(sysconfig.get_path("stdlib"))
-    for folder, never in ((packages, None), (standard, re.compile(NEVER))):
+    for folder, excluded in ((packages, None), (standard, re.compile(NEVER_IMPORTED))):
         compileall.compile_dir(
             folder,
             quiet=1,
-            rx=never,
+            rx=excluded,
             stripdir=prefix if folder is packages else None,
             prependdir=sys.prefix if folder is packages else None,
             invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH,

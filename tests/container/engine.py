@@ -1,4 +1,4 @@
-"""Containers of Docker's engine, and what they answer."""
+"""Containers of Docker's engine, and requests to them."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from tests.integration.serving import JSON, PATIENCE, eventually
 
 
 def docker(*arguments: object, stdin: bytes | None = None) -> subprocess.CompletedProcess[bytes]:
-    """A call of Docker's client."""
+    """Run a command of Docker's client."""
     call = ["docker", *map(str, arguments)]
     return subprocess.run(call, input=stdin, capture_output=True, timeout=PATIENCE, check=False)
 
 
 @contextmanager
 def running(image: str, *flags: str, arguments: tuple[str, ...] = ("serve",)) -> Iterator[str]:
-    """A container in the background, removed at the end; yields its id."""
+    """Run a container in the background and yield its id; remove it at the end."""
     done = docker("run", "--detach", *flags, image, *arguments)
     assert done.returncode == 0, done.stderr
     name = done.stdout.decode().strip()
@@ -29,12 +29,12 @@ def running(image: str, *flags: str, arguments: tuple[str, ...] = ("serve",)) ->
 
 
 def address(name: str) -> str:
-    """Where a container's published port answers."""
+    """Return the URL of a container's published port."""
     return "http://" + eventually(lambda: docker("port", name, "8080").stdout.decode().splitlines())[0]
 
 
 def asked(url: str, body: bytes, media_type: str = JSON) -> bytes | None:
-    """The answer to a POST, in the media type of the body; None while nobody answers."""
+    """Return the response to a POST, in the media type of the body, or None while there is none."""
     request = urllib.request.Request(url, body, {"content-type": media_type, "accept": media_type})
     try:
         with urllib.request.urlopen(request, timeout=10) as response:

@@ -21,8 +21,9 @@ from tests.container.engine import address, asked, docker, running
 from tests.integration.serving import ROW, body_of, eventually
 
 IMAGE = "raincast:local"
+HEALTH_CHECK = ("python", "-m", "raincast.serving.healthcheck")
 SAMPLE = ROOT / "data" / "sample.csv"
-# As Kubernetes runs it with Pod Security `restricted`, for a user whom nobody knows.
+# As Kubernetes runs it with Pod Security `restricted`, for a user that the image does not know.
 LOCKED = ("--read-only", "--cap-drop=ALL", "--security-opt=no-new-privileges", "--user=48151:62342", "--network=none")
 
 
@@ -31,19 +32,16 @@ pytestmark = pytest.mark.usefixtures("image_folder")
 
 @pytest.fixture(name="expected", scope="module")
 def fixture_expected(trained: Path) -> list[dict[str, Any]]:
-    """The forecasts for the bundled sample, made here."""
+    """The forecasts for the bundled sample, made outside the image."""
     text = forecast.rendered(forecast.forecast(model.load(trained), reading.read(SAMPLE)), "csv").decode()
     return list(csv.DictReader(io.StringIO(text)))
 
 
 def inspected(name: str, template: str) -> Any:
-    """A part of what the engine knows of a container or image."""
+    """Return a part of the engine's description of a container or image."""
     done = docker("inspect", "--format", f"{{{{json {template}}}}}", name)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
-
-
-# The four ways to run it
 
 
 @pytest.mark.parametrize("flags", [(), LOCKED], ids=["plain", "locked"])
@@ -56,37 +54,37 @@ def test_without_arguments_it_forecasts_the_sample_as_a_table(flags: tuple[str, 
 
 
 @pytest.mark.parametrize("flags", [(), LOCKED], ids=["plain", "locked"])
-def test_standard_input_is_answered_with_csv(flags: tuple[str, ...], expected: Any) -> None:
+def test_standard_input_gives_csv(flags: tuple[str, ...], expected: Any) -> None:
     done = docker("run", "--rm", "--interactive", *flags, IMAGE, "-", stdin=SAMPLE.read_bytes())
     assert done.returncode == 0, done.stderr
     assert list(csv.DictReader(io.StringIO(done.stdout.decode()))) == expected
 
 
 def mounted(tmp_path: Path, mode: int = 0o777) -> Path:
-    """A folder to mount, with the sample in it."""
+    """Return a folder to mount, with the sample in it."""
     shutil.copy(SAMPLE, tmp_path / "in.csv")
     tmp_path.chmod(mode)
     return tmp_path
 
 
 @pytest.mark.parametrize("flags", [(), (*LOCKED, "--tmpfs=/tmp")], ids=["plain", "locked"])
-def test_a_file_of_a_mount_becomes_parquet_there(flags: tuple[str, ...], tmp_path: Path, expected: Any) -> None:
+def test_a_file_in_a_mount_gives_parquet_there(flags: tuple[str, ...], tmp_path: Path, expected: Any) -> None:
     folder = mounted(tmp_path)
     done = docker("run", "--rm", *flags, f"--volume={folder}:/data", IMAGE, "/data/in.csv", "-o", "/data/out.parquet")
     assert done.returncode == 0, done.stderr
-    found = duckdb.sql(
-        f"SELECT Location, probability_of_rain, rain_tomorrow FROM '{folder / 'out.parquet'}'"
-    ).fetchall()
-    assert found == [(row["Location"], float(row["probability_of_rain"]), row["rain_tomorrow"]) for row in expected]
+    with duckdb.connect() as database:
+        query = "SELECT Location, probability_of_rain, rain_tomorrow FROM read_parquet(?)"
+        rows = database.execute(query, [str(folder / "out.parquet")]).fetchall()
+    assert rows == [(row["Location"], float(row["probability_of_rain"]), row["rain_tomorrow"]) for row in expected]
     assert {path.name for path in folder.iterdir()} == {"in.csv", "out.parquet"}
 
 
 @pytest.mark.parametrize("flags", [(), LOCKED[:-1]], ids=["plain", "locked"])
-def test_it_serves_and_ends_as_told(flags: tuple[str, ...], trained: Path) -> None:
+def test_it_serves_and_stops(flags: tuple[str, ...], trained: Path) -> None:
     with running(IMAGE, "--publish=127.0.0.1::8080", *flags) as name:
         url = address(name)
-        answer = json.loads(eventually(lambda: asked(f"{url}/forecast", body_of([ROW]))))
-        assert answer["model"]["version"] == model.describe(trained)["version"]
+        response = json.loads(eventually(lambda: asked(f"{url}/forecast", body_of([ROW]))))
+        assert response["model"]["version"] == model.describe(trained)["version"]
         eventually(lambda: inspected(name, ".State.Health.Status") == "healthy")
         # The default grace period of `docker stop` is 10 s, of which the drain takes 5.
         assert docker("stop", name).returncode == 0
@@ -96,16 +94,13 @@ def test_it_serves_and_ends_as_told(flags: tuple[str, ...], trained: Path) -> No
         assert "/forecast" in [json.loads(line)["path"] for line in lines]
 
 
-# Its health
-
-
-def test_it_is_unhealthy_where_the_service_does_not_answer() -> None:
+def test_it_is_unhealthy_if_the_service_does_not_respond() -> None:
     with running(IMAGE, arguments=("serve", "--port", "9000")) as name:
-        eventually(lambda: docker("exec", name, "python", "-m", "raincast.health").returncode == 0)
+        eventually(lambda: docker("exec", name, *HEALTH_CHECK).returncode == 0)
         docker("pause", name)
         docker("unpause", name)
-        assert b"/healthz: 200" in docker("exec", name, "python", "-m", "raincast.health").stdout
-        # Another process than the service has taken its place in the container's eyes, but nothing listens there.
+        assert b"/healthz: 200" in docker("exec", name, *HEALTH_CHECK).stdout
+        # The container's command is a service, but nothing listens on its port.
         done = docker("exec", "--env=RAINCAST_PORT=1", name, "python", "-c", HEALTH_OF_ANOTHER_PORT)
         assert done.returncode == 1
         assert b"no answer on port 1" in done.stdout
@@ -113,9 +108,9 @@ def test_it_is_unhealthy_where_the_service_does_not_answer() -> None:
 
 HEALTH_OF_ANOTHER_PORT = """
 import pathlib, sys
-from raincast import health
+from raincast.serving import healthcheck
 pathlib.Path("/dev/shm/command").write_bytes(b"python\\0/app/prediction.py\\0serve\\0")
-sys.exit(health.main(pathlib.Path("/dev/shm/command")))
+sys.exit(healthcheck.main(pathlib.Path("/dev/shm/command")))
 """
 
 
@@ -125,21 +120,18 @@ def test_a_container_that_forecasts_a_file_is_healthy(tmp_path: Path) -> None:
     (folder / "slow.csv").chmod(0o666)
     with running(IMAGE, f"--volume={folder}:/data", arguments=("/data/slow.csv",)) as name:
         writer = eventually(lambda: writer_of(folder / "slow.csv"))
-        assert docker("exec", name, "python", "-m", "raincast.health").returncode == 0
+        assert docker("exec", name, *HEALTH_CHECK).returncode == 0
         docker("kill", "--signal=TERM", name)
         assert docker("wait", name).stdout.strip() == b"143"
         os.close(writer)
 
 
 def writer_of(fifo: Path) -> int | None:
-    """The end of a pipe to write to, once somebody reads at the other."""
+    """Open the writing end of a pipe; None while no process reads from it."""
     try:
         return os.open(fifo, os.O_WRONLY | os.O_NONBLOCK)
     except OSError:
         return None
-
-
-# What goes wrong
 
 
 @pytest.mark.parametrize(
@@ -187,7 +179,7 @@ def test_a_full_disk_is_named_and_leaves_nothing(tmp_path: Path) -> None:
         assert "Traceback" not in done.stderr.decode()
 
 
-def test_without_a_folder_for_temporary_files_that_is_said(tmp_path: Path) -> None:
+def test_a_missing_folder_for_temporary_files_is_named(tmp_path: Path) -> None:
     folder = mounted(tmp_path)
     flags = (*LOCKED, f"--volume={folder}:/data")
     done = docker("run", "--rm", *flags, IMAGE, "/data/in.csv", "-o", "/data/out.parquet")
@@ -195,9 +187,6 @@ def test_without_a_folder_for_temporary_files_that_is_said(tmp_path: Path) -> No
     assert done.stderr.decode().startswith("prediction.py: No usable temporary directory found in ['/tmp', ")
     done = docker("run", "--rm", *flags, "--env=TMPDIR=/data", IMAGE, "/data/in.csv", "-o", "/data/out.parquet")
     assert done.returncode == 0, done.stderr
-
-
-# What it holds
 
 
 def test_its_labels_say_where_it_comes_from(base_image: str, trained: Path) -> None:
@@ -239,6 +228,13 @@ def test_the_bill_of_materials_lists_every_distribution(image_folder: Path, trai
     assert trees["hashes"] == [{"alg": "SHA-256", "content": model.describe(trained)["files"]["model.onnx"]}]
 
 
+def test_the_rooms_for_training_are_not_in_it() -> None:
+    code = "import os; print(*sorted(name for name in os.listdir('/app/raincast') if '.' not in name))"
+    rooms = docker("run", "--rm", "--entrypoint=python", IMAGE, "-c", code).stdout.decode().split()
+    assert {"batch", "features", "forecasting", "observations", "serving"} <= set(rooms)
+    assert not {"training", "lifecycle"} & set(rooms)
+
+
 def test_nothing_in_it_trains_or_compiles() -> None:
     code = "import importlib.util as u, shutil; print([n for n in {names} if u.find_spec(n)], shutil.which('gcc'))"
     names = ["sklearn", "pandas", "joblib", "mlflow", "onnx", "matplotlib", "pytest", "tests"]
@@ -246,10 +242,10 @@ def test_nothing_in_it_trains_or_compiles() -> None:
     assert done.stdout.decode().strip() == "[] None"
 
 
-def test_bytecode_is_there_for_all_that_it_runs() -> None:
+def test_everything_that_it_runs_is_compiled() -> None:
     code = (
         "import sys; sys.argv = ['prediction.py']; sys.path.insert(0, '/app')\n"
-        "import prediction; from raincast import bulk, server\n"
+        "import prediction; from raincast.batch import forecast_files; from raincast.serving import server\n"
         "print([n for n, m in sys.modules.items() if getattr(m, '__cached__', None) and m.__file__.endswith('.py')\n"
         "       and n != 'prediction' and not __import__('os').path.exists(m.__cached__)])"
     )

@@ -1,4 +1,4 @@
-"""What publishing the image does to a repository's tags."""
+"""The tags of a repository after publishing the image."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.usefixtures("image_folder")
 
 
 def published_as(repository: str, base: str) -> tuple[str, str | None]:
-    """What publishing to a repository says, and the digest of its `latest` then."""
+    """Publish to a repository; return the output, and the digest of `latest` after it."""
     ours = {name: value for name, value in os.environ.items() if not name.startswith("CI_")}
     call = [sys.executable, "-m", "ci.image", "publish"]
     env = ours | {"BASE_IMAGE": base, "CI_REGISTRY_IMAGE": repository, "CI_COMMIT_SHA": "of-this-commit"}
@@ -28,11 +28,11 @@ def published_as(repository: str, base: str) -> tuple[str, str | None]:
 
 def test_latest_is_the_image_of_the_latest_commit_whichever_is_published_last(base_image: str) -> None:
     repository = f"{REGISTRY}/raincast/{uuid.uuid4().hex[:12]}"
-    said, latest = published_as(repository, base_image)
-    assert f"{repository}:latest is that now" in said
+    output, latest = published_as(repository, base_image)
+    assert f"{repository}:latest is this image now" in output
     assert latest is not None
     assert latest == registry.digest(f"{repository}:of-this-commit")
-    # As if a later commit had been published meanwhile: what Docker commits is made now.
+    # Stands for a later commit that was published meanwhile: Docker creates this image now.
     container = docker("create", "raincast:local").stdout.decode().strip()
     later = f"{repository}:latest"
     assert docker("commit", container, later).returncode == docker("push", "--quiet", later).returncode == 0
@@ -40,6 +40,6 @@ def test_latest_is_the_image_of_the_latest_commit_whichever_is_published_last(ba
     docker("rmi", later)
     moved = registry.digest(later)
     assert moved != latest
-    said, still = published_as(repository, base_image)
-    assert "latest stays what it is, the image of a later commit" in said
+    output, still = published_as(repository, base_image)
+    assert "latest stays: it is the image of a later commit" in output
     assert (still, registry.digest(f"{repository}:of-this-commit")) == (moved, latest)

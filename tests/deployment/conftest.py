@@ -1,4 +1,4 @@
-"""What was rendered, once for all tests of it, and a service that serves as it says."""
+"""The rendered manifests, and a service with the settings of the Deployment."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from tests.integration.serving import Server, started
 
 @pytest.fixture(scope="session", name="checked")
 def fixture_checked(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
-    """What `make manifests` says, and the folder with what it has rendered."""
+    """The output of `make manifests`, and the folder with the rendered manifests."""
     needs("kubectl", "kubernetes-validate", "checkov", "promtool", path=SEARCH)
     out = tmp_path_factory.mktemp("rendered")
-    call = [sys.executable, ROOT / "ci" / "manifests", "--out", out]
+    call = [sys.executable, "-m", "ci.manifests", "--out", str(out)]
     environment = os.environ | {"PATH": SEARCH}
     done = subprocess.run(
-        call, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment, check=False
+        call, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment, check=False
     )
     assert done.returncode == 0, done.stdout
     return done.stdout, out

@@ -1,14 +1,14 @@
 #!/usr/bin/env python3
-"""A kubectl that plays a cluster: it records its calls in $RECORD, and does what $CLUSTER says.
+"""A kubectl without a cluster: it records its calls in $RECORD and responds as $CLUSTER says.
 
-What needs no cluster, kustomize and proxy, the real kubectl does; proxy asks $API in the API server's place.
+It passes the commands that need no cluster, kustomize and proxy, to the real kubectl; $API stands for the API server.
 """
 
 import json
 import os
 import sys
 
-PLAYED = {
+RESPONSES: dict[tuple[str, ...], str] = {
     ("get", "deployment/raincast"): {"first": ""}.get(os.environ["CLUSTER"], "7"),
     ("apply", "-f"): "deployment.apps/raincast configured",
     ("rollout", "status"): 'deployment "raincast" successfully rolled out',
@@ -20,7 +20,7 @@ PLAYED = {
 
 
 def play() -> int:
-    """One call. Returns the exit code."""
+    """Respond to a call and return the exit code."""
     arguments = sys.argv[1:]
     cluster, real = os.environ["CLUSTER"], os.environ["REAL_KUBECTL"]
     with open(os.environ["RECORD"], "a", encoding="utf-8") as record:
@@ -48,7 +48,7 @@ def play() -> int:
             return 1
         with open(os.environ["RECORD"] + ".undone", "w", encoding="utf-8"):
             pass
-    print(PLAYED[verb])
+    print(RESPONSES[verb])
     return 0
 
 

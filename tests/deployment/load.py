@@ -1,4 +1,4 @@
-"""A container of the service, and clients that ask it at a rate, whatever it answers."""
+"""A container of the service, and clients that send requests at a rate, whatever the responses."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from typing import Any
 
 from tests.integration.serving import Client, request
 
-# More connections than the service lets wait, and fewer than it lets be open.
+# More connections than the service lets wait, and fewer than it permits to be open.
 CONNECTIONS = 2_000
 
 
 @dataclass
 class Tally:
-    """What came of requests: statuses, kinds of problems, and the errors of those that got no answer."""
+    """Outcomes of requests: statuses, kinds of problems, and the errors of those without a response."""
 
     statuses: Counter[int] = field(default_factory=Counter)
     kinds: Counter[str] = field(default_factory=Counter)
@@ -31,7 +31,7 @@ class Tally:
     in_flight: int = 0
     most_in_flight: int = 0
 
-    def answered(self, status: int, body: bytes) -> None:
+    def count(self, status: int, body: bytes) -> None:
         """Count a response."""
         self.statuses[status] += 1
         if status != 200:
@@ -39,20 +39,20 @@ class Tally:
 
     def __str__(self) -> str:
         return (
-            f"answers {dict(self.statuses)}, problems {dict(self.kinds)}, lost {len(self.lost)}, refused connections"
+            f"responses {dict(self.statuses)}, problems {dict(self.kinds)}, lost {len(self.lost)}, refused connections"
             f" {self.refused}, at most {self.most_in_flight} at once"
         )
 
 
 class Connection:
-    """A connection to the service that is kept as long as the service keeps it."""
+    """A connection to the service, kept open as long as the service keeps it open."""
 
     def __init__(self, port: int) -> None:
         self.port = port
         self.streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
 
     async def post(self, message: bytes, tally: Tally) -> None:
-        """Send a request and count what comes of it."""
+        """Send a request and count its outcome."""
         if self.streams is None:
             try:
                 self.streams = await asyncio.open_connection("127.0.0.1", self.port)
@@ -67,7 +67,7 @@ class Connection:
             writer.write(message)
             head = (await reader.readuntil(b"\r\n\r\n")).lower()
             length = int(head.partition(b"content-length: ")[2].split(b"\r\n", 1)[0])
-            tally.answered(int(head.split(b" ", 2)[1]), await reader.readexactly(length))
+            tally.count(int(head.split(b" ", 2)[1]), await reader.readexactly(length))
             if b"connection: close" in head:
                 self.close()
         except (OSError, EOFError) as error:
@@ -84,7 +84,7 @@ class Connection:
 
 
 async def one_after_another(port: int, message: bytes, connections: int, going: Callable[[], bool]) -> Tally:
-    """Each of some connections asks as soon as it has its answer, while it is going on."""
+    """Send on each connection the next request after the response to the last, as long as `going` says."""
     tally = Tally()
 
     async def ask() -> None:
@@ -98,21 +98,21 @@ async def one_after_another(port: int, message: bytes, connections: int, going: 
 
 
 async def at_a_rate(port: int, message: bytes, rate: float, count: int) -> Tally:
-    """`count` requests, `rate` of them a second, whether those before were answered or not."""
+    """Send `count` requests, `rate` a second, without waiting for the responses to earlier ones."""
     tally, idle = Tally(), [Connection(port) for _ in range(CONNECTIONS)]
-    there_is_one = asyncio.Semaphore(CONNECTIONS)
+    available = asyncio.Semaphore(CONNECTIONS)
     start = time.monotonic()
 
     async def ask() -> None:
         connection = idle.pop()
         await connection.post(message, tally)
         idle.append(connection)
-        there_is_one.release()
+        available.release()
 
     async with asyncio.TaskGroup() as group:
         for i in range(count):
             await asyncio.sleep(max(0.0, start + i / rate - time.monotonic()))
-            await there_is_one.acquire()
+            await available.acquire()
             group.create_task(ask())
     for connection in idle:
         connection.close()
@@ -120,7 +120,7 @@ async def at_a_rate(port: int, message: bytes, rate: float, count: int) -> Tally
 
 
 def docker(*arguments: Any) -> str:
-    """What a docker command prints."""
+    """Run a docker command and return what it prints."""
     done = subprocess.run(["docker", *map(str, arguments)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, f"docker {arguments[0]}: {done.stderr}"
     return done.stdout.strip()
@@ -128,13 +128,13 @@ def docker(*arguments: Any) -> str:
 
 @dataclass(frozen=True)
 class Container:
-    """A container that serves, or can be started to, on a port of the loopback interface."""
+    """A container of the service, running or not, on a port of the loopback interface."""
 
     name: str
     port: int
 
     def probe(self, path: str = "/readyz", body: bytes = b"") -> int | None:
-        """The status of a GET, or of a POST of a body; None where nobody answers."""
+        """Return the status of a GET, or of a POST if there is a body, or None without a response."""
         try:
             client = Client(self.port)
         except ConnectionRefusedError:
@@ -147,7 +147,7 @@ class Container:
             client.close()
 
     def start(self) -> None:
-        """Start it, and wait until it is ready."""
+        """Start the container and wait until it is ready."""
         docker("start", self.name)
         end = time.monotonic() + 60
         while self.probe() != 200:
@@ -155,19 +155,19 @@ class Container:
             time.sleep(0.01)
 
     def state(self) -> str:
-        """Whether it runs, how it ended, and its last lines."""
+        """Return the container's state and the last lines of its log."""
         state = docker("inspect", "--format", "{{json .State}}", self.name)
         logs = subprocess.run(["docker", "logs", "--tail", "5", self.name], capture_output=True, text=True, check=False)
         return f"{state}\n{logs.stderr}"
 
     def stop(self) -> int:
-        """Stop it as Kubernetes does; the exit code."""
+        """Stop the container as Kubernetes does and return its exit code."""
         docker("stop", "--time", 60, self.name)
         return int(docker("inspect", "--format", "{{.State.ExitCode}}", self.name))
 
 
 class Prober(threading.Thread):
-    """Asks /readyz every 10 ms, and for a forecast when it first says 200. `wrong` is what should not have been."""
+    """Probes /readyz every 10 ms, and asks for a forecast at the first 200. `wrong` lists violations of readiness."""
 
     def __init__(self, asked: Container, body: bytes) -> None:
         super().__init__()
@@ -191,7 +191,7 @@ class Prober(threading.Thread):
 
 @contextmanager
 def container(image: str, name: str, port: int, drain_seconds: float) -> Iterator[Container]:
-    """A container as the Deployment has it: no root, no capabilities, a read-only root file system."""
+    """Create a container as the Deployment does: no root, no capabilities, a read-only root file system."""
     settings = {"HOST": "127.0.0.1", "PORT": port, "DRAIN_SECONDS": drain_seconds}
     flags = [flag for key, value in settings.items() for flag in ("--env", f"RAINCAST_{key}={value}")]
     restricted = ("--read-only", "--cap-drop", "ALL", "--security-opt", "no-new-privileges", "--user", "65532:65532")
@@ -203,5 +203,5 @@ def container(image: str, name: str, port: int, drain_seconds: float) -> Iterato
 
 
 def forecast(rows: list[dict[str, Any]]) -> bytes:
-    """The bytes of a POST /forecast."""
+    """Return the bytes of a POST /forecast."""
     return request("POST", "/forecast", json.dumps({"observations": rows}).encode())

@@ -1,4 +1,4 @@
-"""ci/deploy against a cluster that is played, and a service that is real."""
+"""ci.deploy with a fake kubectl and the real service."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ PROXY = re.compile(r"/api/v1/namespaces/raincast-staging/services/raincast:http/
 
 @dataclass
 class Deployed:
-    """What a call of ci/deploy did: its exit code, what it printed, and what it asked of kubectl."""
+    """The outcome of a call of ci.deploy: its exit code, its output, and its calls of kubectl."""
 
     code: int
     stdout: str
@@ -38,11 +38,11 @@ class Deployed:
     calls: list[dict[str, Any]]
 
     def verbs(self) -> list[str]:
-        """The calls, without their options and without rendering."""
+        """Return the calls without their options and without rendering."""
         shown = [" ".join(call["arguments"]) for call in self.calls]
         verbs = re.compile(r"(kustomize|apply|rollout \w+|proxy|get \S+|logs)( .*--to-revision=\d+)?")
-        found = [re.search(verbs, line) for line in shown]
-        return [f"{m[1]}{m[2] or ''}" for m in found if m and m[1] != "kustomize"]
+        matches = [re.search(verbs, line) for line in shown]
+        return [f"{m[1]}{m[2] or ''}" for m in matches if m and m[1] != "kustomize"]
 
 
 Deploy = Callable[..., Deployed]
@@ -50,20 +50,20 @@ Deploy = Callable[..., Deployed]
 
 @pytest.fixture(name="api", scope="module")
 def fixture_api(service: Server) -> Iterator[str]:
-    """An API server that knows one thing: the way to the service in the namespace raincast-staging."""
+    """An API server that only proxies requests to the service in the namespace raincast-staging."""
 
     class Api(http.server.BaseHTTPRequestHandler):
-        """Passes a request on, as the API server's proxy of services does."""
+        """Passes requests to the service, as the API server's proxy of services does."""
 
         def do_GET(self) -> None:  # pylint: disable=invalid-name
-            """Pass it on."""
-            found = PROXY.fullmatch(self.path)
-            if not found:
+            """Pass the request to the service."""
+            match = PROXY.fullmatch(self.path)
+            if not match:
                 self.send_error(404)
                 return
             body = self.rfile.read(int(self.headers.get("content-length", 0))) or None
             passed = {name: value for name, value in self.headers.items() if name.lower() == "content-type"}
-            url = f"http://127.0.0.1:{service.port}{found[1]}"
+            url = f"http://127.0.0.1:{service.port}{match[1]}"
             try:
                 with urllib.request.urlopen(urllib.request.Request(url, body, passed)) as response:
                     status, content = response.status, response.read()
@@ -77,7 +77,7 @@ def fixture_api(service: Server) -> Iterator[str]:
         do_POST = do_GET
 
         def log_message(self, format: str, *args: Any) -> None:  # pylint: disable=redefined-builtin
-            """Say nothing."""
+            """Log nothing."""
 
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Api) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -87,7 +87,7 @@ def fixture_api(service: Server) -> Iterator[str]:
 
 @pytest.fixture(name="deploy")
 def fixture_deploy(api: str, trained: Path, tmp_path: Path) -> Deploy:
-    """Call ci/deploy with a played kubectl on PATH."""
+    """Call ci.deploy with the fake kubectl on PATH, without packages, as the job in Alpine does."""
     needs("kubectl", path=SEARCH)
     real = shutil.which("kubectl")
     (tmp_path / "bin").mkdir()
@@ -97,11 +97,18 @@ def fixture_deploy(api: str, trained: Path, tmp_path: Path) -> Deploy:
     record = tmp_path / "calls"
 
     def run(cluster: str, *arguments: str, directory: Path = trained, **env: str) -> Deployed:
-        call = [sys.executable, ROOT / "ci" / "deploy", *(arguments or ("staging",)), "--smoke-seconds", "0"]
-        played = {"CLUSTER": cluster, "RECORD": str(record), "REAL_KUBECTL": str(real), "API": api, "IMAGE": IMAGE}
+        call = [sys.executable, "-S", "-m", "ci.deploy", *(arguments or ("staging",)), "--smoke-seconds", "0"]
+        cluster_settings = {
+            "CLUSTER": cluster,
+            "RECORD": str(record),
+            "REAL_KUBECTL": str(real),
+            "API": api,
+            "IMAGE": IMAGE,
+        }
         path = f"{fake.parent}{os.pathsep}{os.environ['PATH']}"
-        settings = environment(**(played | {"PATH": path} | env))
-        done = subprocess.run([*call, "--model", directory], capture_output=True, text=True, env=settings, check=False)
+        settings = environment(**(cluster_settings | {"PATH": path} | env))
+        call += ["--model", str(directory)]
+        done = subprocess.run(call, cwd=ROOT, capture_output=True, text=True, env=settings, check=False)
         calls = [json.loads(line) for line in record.read_text().splitlines()] if record.exists() else []
         return Deployed(done.returncode, done.stdout, done.stderr, calls)
 
@@ -110,7 +117,7 @@ def fixture_deploy(api: str, trained: Path, tmp_path: Path) -> Deploy:
 
 @pytest.fixture(name="other")
 def fixture_other(trained: Path, tmp_path: Path) -> Callable[..., Path]:
-    """A model directory whose model.json says something else than the service serves."""
+    """A model directory whose model.json differs from the model of the service."""
 
     def changed(**changes: Any) -> Path:
         description = json.loads((trained / "model.json").read_text())
@@ -126,7 +133,7 @@ EXPLAINED = ["get pods", "logs", "get events"]
 UNDONE = ["rollout undo deployment/raincast --to-revision=7", "rollout status"]
 
 
-def test_success_applies_the_digest_waits_and_tries_what_serves(deploy: Deploy, trained: Path) -> None:
+def test_success_applies_the_digest_waits_and_tests_the_service(deploy: Deploy, trained: Path) -> None:
     done = deploy("success")
     assert (done.code, done.stderr) == (0, "")
     assert done.verbs() == [*APPLIED, "proxy"]
@@ -154,30 +161,30 @@ def test_the_context_is_the_one_that_is_named(deploy: Deploy) -> None:
     ("stuck", "exceeded its progress deadline"),
     ("forbidden", 'deployments.apps "raincast" is forbidden'),
 ])  # fmt: skip
-def test_a_rollout_that_does_not_end_is_undone_and_explained(cluster: str, reason: str, deploy: Deploy) -> None:
+def test_a_rollout_that_fails_is_undone_and_explained(cluster: str, reason: str, deploy: Deploy) -> None:
     done = deploy(cluster)
     assert done.code == 1
     tried = APPLIED if cluster == "stuck" else APPLIED[:2]
     assert done.verbs() == [*tried, *EXPLAINED, *UNDONE]
     assert reason in done.stderr
-    assert done.stderr.startswith(f"ci/deploy: staging does not serve {IMAGE}: kubectl ")
+    assert done.stderr.startswith(f"ci.deploy: staging does not serve {IMAGE}: kubectl ")
     for shown in ("CrashLoopBackOff", "SHA-256 differs", "event 30\n", "event 49\n", "rolled back"):
         assert shown in done.stdout
     assert "event 29" not in done.stdout
 
 
-def test_a_first_rollout_that_fails_has_nothing_to_go_back_to(deploy: Deploy) -> None:
+def test_a_first_rollout_that_fails_is_not_undone(deploy: Deploy) -> None:
     done = deploy("first")
     assert done.code == 1
     assert done.verbs() == [*APPLIED, *EXPLAINED]
-    assert "nothing served before" in done.stdout
+    assert "no rollback: this was the first deployment" in done.stdout
 
 
-def test_an_undo_that_fails_is_said(deploy: Deploy) -> None:
+def test_a_failed_rollback_is_reported(deploy: Deploy) -> None:
     done = deploy("cannot undo")
     assert done.code == 1
     assert "exceeded its progress deadline" in done.stderr
-    assert "going back to revision 7 failed: kubectl rollout undo" in done.stdout
+    assert "the rollback to revision 7 failed: kubectl rollout undo" in done.stdout
 
 
 @pytest.mark.parametrize("changes", [
@@ -186,27 +193,25 @@ def test_an_undo_that_fails_is_said(deploy: Deploy) -> None:
     {"data_sha256": "0" * 64},
     {"files": {"model.onnx": "0" * 64}},
 ])  # fmt: skip
-def test_a_service_that_is_not_what_was_built_is_undone(
+def test_a_service_with_another_model_is_undone(
     changes: dict[str, Any], deploy: Deploy, other: Callable[..., Path]
 ) -> None:
     done = deploy("success", directory=other(**changes))
     assert done.code == 1
     assert done.verbs() == [*APPLIED, "proxy", *EXPLAINED, *UNDONE]
-    assert re.search(r"/version says \w+ \S+, built was \S*0{8}\n", done.stderr)
+    assert re.search(r"/version has \w+ \S+, expected \S*0{8}\n", done.stderr)
 
 
-def test_a_service_that_forecasts_something_else_is_undone(
-    deploy: Deploy, other: Callable[..., Path], trained: Path
-) -> None:
+def test_a_service_with_other_forecasts_is_undone(deploy: Deploy, other: Callable[..., Path], trained: Path) -> None:
     parity = json.loads((trained / "model.json").read_text())["parity"]
     parity["together"][1] += 1e-6
     done = deploy("success", directory=other(parity=parity))
     assert done.code == 1
     assert done.verbs() == [*APPLIED, "proxy", *EXPLAINED, *UNDONE]
-    assert "/forecast says [" in done.stderr
+    assert "/forecast returns [" in done.stderr
 
 
-def test_a_service_that_refuses_or_does_not_answer_is_undone(
+def test_a_service_that_rejects_or_does_not_respond_is_undone(
     deploy: Deploy, other: Callable[..., Path], trained: Path
 ) -> None:
     parity = json.loads((trained / "model.json").read_text())["parity"]
@@ -219,7 +224,7 @@ def test_a_service_that_refuses_or_does_not_answer_is_undone(
     assert "/version: 500 " in done.stderr and "connection refused" in done.stderr
 
 
-def test_an_unreachable_cluster_is_said_and_nothing_is_done(deploy: Deploy) -> None:
+def test_an_unreachable_cluster_is_reported_and_nothing_is_done(deploy: Deploy) -> None:
     done = deploy("unreachable")
     assert done.code == 1
     assert done.verbs() == ["get deployment/raincast"]
@@ -228,10 +233,10 @@ def test_an_unreachable_cluster_is_said_and_nothing_is_done(deploy: Deploy) -> N
 
 @pytest.mark.parametrize(("arguments", "env", "message"), [
     (["nowhere"], {}, "invalid choice: 'nowhere' (choose from 'production', 'staging')"),
-    (["staging"], {"IMAGE": "registry.example.org/raincast:latest"}, "IMAGE has to be REPOSITORY@sha256:DIGEST"),
-    (["staging"], {"IMAGE": ""}, "IMAGE has to be REPOSITORY@sha256:DIGEST"),
+    (["staging"], {"IMAGE": "registry.example.org/raincast:latest"}, "IMAGE must be REPOSITORY@sha256:DIGEST"),
+    (["staging"], {"IMAGE": ""}, "IMAGE must be REPOSITORY@sha256:DIGEST"),
 ])  # fmt: skip
-def test_a_wrong_call_is_said_before_anything_is_done(
+def test_a_wrong_call_is_reported_before_anything_is_done(
     arguments: list[str], env: dict[str, str], message: str, deploy: Deploy
 ) -> None:
     done = deploy("success", *arguments, **env)

@@ -1,6 +1,6 @@
-"""The container under load: twice what it can do, stopped and started in the middle, and started again and again.
+"""The container under twice its capacity, stopped and started under load, and started many times.
 
-`make load` does it for longer and more often. What is measured is printed; no time is asserted.
+`make load` runs these tests longer and more often. They print what they measure and assert no time.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ BUSY = 8
 
 @pytest.fixture(name="image", scope="module")
 def fixture_image(request: pytest.FixtureRequest) -> str:
-    """The image under test: that of this checkout, where IMAGE names no other."""
+    """The image under test: IMAGE, or the image of this checkout."""
     if "IMAGE" not in os.environ:
         request.getfixturevalue("image_folder")
     return IMAGE
@@ -33,7 +33,7 @@ def fixture_image(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(name="stopped")
 def fixture_stopped(image: str) -> Iterator[Container]:
-    """A container that was not started yet."""
+    """A container that is not started yet."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -42,7 +42,7 @@ def fixture_stopped(image: str) -> Iterator[Container]:
 
 
 def overloaded(serving: Container, message: bytes, what: str) -> Tally:
-    """What comes of twice as many requests as it can answer. It can answer afterwards as well."""
+    """Send requests at twice the rate that the container sustains, and return their outcomes."""
 
     async def run() -> Tally:
         end = time.monotonic() + SECONDS / 2
@@ -60,7 +60,7 @@ def overloaded(serving: Container, message: bytes, what: str) -> Tally:
 
 
 def test_twice_the_load_is_queued_or_shed_as_documented(stopped: Container) -> None:
-    # A share of a core, so that the client can ask for twice as much.
+    # A share of a core, so that the client can send more than the service can handle.
     docker("update", "--cpus", 0.2, stopped.name)
     stopped.start()
     tables = overloaded(stopped, forecast(many(1_000)), "1,000 observations each")
@@ -70,7 +70,7 @@ def test_twice_the_load_is_queued_or_shed_as_documented(stopped: Container) -> N
     assert stopped.probe() == 200
     docker("update", "--cpus", 0.1, stopped.name)
     small = overloaded(stopped, forecast([ROW]), "one observation each")
-    # These wait in their connections, and each has its turn.
+    # These wait in their connections, and each gets a response.
     assert not small.lost and not small.refused
     assert set(small.statuses) == {200} and small.most_in_flight > BUSY
     docker("update", "--cpus", 1, stopped.name)
@@ -104,7 +104,7 @@ def test_a_stop_and_a_start_lose_no_accepted_request(stopped: Container) -> None
     assert tally.refused
 
 
-def test_it_is_ready_only_while_it_forecasts_and_is_wanted(stopped: Container) -> None:
+def test_it_is_ready_only_while_it_can_forecast_and_was_not_told_to_stop(stopped: Container) -> None:
     seen: Counter[int | None] = Counter()
     for turn in range(STARTS):
         prober = Prober(stopped, body_of([ROW]))
@@ -112,7 +112,7 @@ def test_it_is_ready_only_while_it_forecasts_and_is_wanted(stopped: Container) -
         try:
             docker("start", stopped.name)
             assert prober.ready.wait(60), stopped.state()
-            # At another moment each time.
+            # At a different moment each time.
             time.sleep(turn % 7 / 70)
             docker("kill", "--signal", "TERM", stopped.name)
             prober.terminated.set()

@@ -1,4 +1,4 @@
-"""The manifests, rendered: valid, restricted, and about the service that there is."""
+"""The rendered manifests: valid, restricted, and consistent with the service."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ from typing import Any
 import pytest
 import yaml
 
+from ci.manifests import check_rules, validate
 from raincast import connections
 from tests.conftest import Command
-from tests.deployment.cluster import K8S, SEARCH, Object, container, differences, of_kind, pod, script
+from tests.deployment.cluster import K8S, SEARCH, Object, container, differences, of_kind, pod
 from tests.integration.serving import Server
 
 Manifests = dict[str, list[Object]]
@@ -26,13 +27,13 @@ STANDARD = {f"app.kubernetes.io/{name}" for name in ("name", "component", "part-
 
 
 def workloads(manifests: Manifests) -> list[Object]:
-    """Everything that has pods."""
+    """Return all objects that have pods."""
     return [o for objects in manifests.values() for o in objects if o["kind"] in ("Deployment", "Job")]
 
 
 def test_all_checks_pass_for_every_version(checked: tuple[str, Path]) -> None:
     for minor in range(30, 38):
-        assert f"5 files fit the schemas of Kubernetes 1.{minor}\n" in checked[0]
+        assert f"5 files pass the schemas of Kubernetes 1.{minor}\n" in checked[0]
     assert "Failed checks: 0" in checked[0]
     assert {path.stem for path in checked[1].iterdir()} == {
         "staging", "staging-monitored", "production", "production-monitored", "jobs"
@@ -55,7 +56,7 @@ def test_a_fault_in_a_manifest_is_found(
     (tmp_path / "staging.yaml").write_text(content.replace(old, new))
     monkeypatch.setenv("PATH", SEARCH)
     with pytest.raises(subprocess.CalledProcessError):
-        script("manifests").validate(tmp_path)
+        validate(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -73,31 +74,31 @@ def test_a_fault_in_a_rule_is_found(
     shutil.copy(K8S / "components" / "monitoring" / "rules-test.yaml", component)
     monkeypatch.setenv("PATH", SEARCH)
     with pytest.raises(subprocess.CalledProcessError):
-        script("manifests").check_rules(component, tmp_path)
+        check_rules(component, tmp_path)
 
 
 def violations(spec: Object) -> list[str]:
-    """What of a pod Pod Security's level `restricted` forbids."""
+    """Return the parts of a pod that Pod Security's level `restricted` forbids."""
     # https://kubernetes.io/docs/concepts/security/pod-security-standards/
     secured = spec.get("securityContext", {})
-    found = [name for name in ("hostNetwork", "hostPID", "hostIPC") if spec.get(name)]
-    found += [f"volume {v['name']}" for v in spec.get("volumes", []) if not (v.keys() - {"name"}) <= VOLUMES]
-    found += ["sysctls"] if secured.get("sysctls") else []
+    broken_rules = [name for name in ("hostNetwork", "hostPID", "hostIPC") if spec.get(name)]
+    broken_rules += [f"volume {v['name']}" for v in spec.get("volumes", []) if not (v.keys() - {"name"}) <= VOLUMES]
+    broken_rules += ["sysctls"] if secured.get("sysctls") else []
     for one in [*spec.get("initContainers", []), *spec["containers"], *spec.get("ephemeralContainers", [])]:
-        own = secured | one.get("securityContext", {})
-        capabilities = own.get("capabilities", {})
+        settings = secured | one.get("securityContext", {})
+        capabilities = settings.get("capabilities", {})
         rules = {
-            "runs as root": own.get("runAsNonRoot") is not True or not own.get("runAsUser", 0),
-            "seccomp": own.get("seccompProfile", {}).get("type") not in ("RuntimeDefault", "Localhost"),
-            "privilege": own.get("allowPrivilegeEscalation") is not False or own.get("privileged", False),
+            "runs as root": settings.get("runAsNonRoot") is not True or not settings.get("runAsUser", 0),
+            "seccomp": settings.get("seccompProfile", {}).get("type") not in ("RuntimeDefault", "Localhost"),
+            "privilege": settings.get("allowPrivilegeEscalation") is not False or settings.get("privileged", False),
             "capabilities": "ALL" not in capabilities.get("drop", [])
             or not set(capabilities.get("add", [])) <= {"NET_BIND_SERVICE"},
             "host port": any(port.get("hostPort") for port in one.get("ports", [])),
-            "procMount": own.get("procMount", "Default") != "Default",
-            "root file system": own.get("readOnlyRootFilesystem") is not True,
+            "procMount": settings.get("procMount", "Default") != "Default",
+            "root file system": settings.get("readOnlyRootFilesystem") is not True,
         }
-        found += [f"{one['name']}: {rule}" for rule, broken in rules.items() if broken]
-    return found
+        broken_rules += [f"{one['name']}: {rule}" for rule, broken in rules.items() if broken]
+    return broken_rules
 
 
 def test_every_pod_is_restricted_and_its_namespace_says_so(manifests: Manifests) -> None:
@@ -105,7 +106,7 @@ def test_every_pod_is_restricted_and_its_namespace_says_so(manifests: Manifests)
     for workload in workloads(manifests):
         assert not violations(pod(workload))
         assert pod(workload)["automountServiceAccountToken"] is False
-        # A Service of the name raincast would become a setting RAINCAST_PORT=tcp://...
+        # Otherwise the Service with the name raincast sets RAINCAST_PORT=tcp://...
         assert pod(workload)["enableServiceLinks"] is False
         assert re.fullmatch(r"\S+/raincast@sha256:[0-9a-f]{64}", container(workload)["image"])
     for name in ("staging", "production"):
@@ -128,8 +129,8 @@ FAULTS: dict[str, Callable[[Object, Object], Any]] = {
 def test_a_pod_that_is_not_restricted_is_found(fault: str, manifests: Manifests) -> None:
     spec = copy.deepcopy(pod(of_kind(manifests["production"], "Deployment")))
     FAULTS[fault](spec, spec["containers"][0])
-    (found,) = violations(spec)
-    assert fault in found
+    (violation,) = violations(spec)
+    assert fault in violation
 
 
 def test_production_differs_from_staging_only_where_intended(manifests: Manifests) -> None:
@@ -199,7 +200,7 @@ def test_ports_lead_from_the_ingress_to_the_service(manifests: Manifests) -> Non
     assert endpoint["port"] == exposed["name"]
 
 
-def test_probes_and_prometheus_ask_what_the_service_answers(manifests: Manifests, service: Server) -> None:
+def test_probes_and_prometheus_use_paths_of_the_service(manifests: Manifests, service: Server) -> None:
     one = container(of_kind(manifests["production"], "Deployment"))
     (port,) = one["ports"]
     probes = {name: one[f"{name}Probe"]["httpGet"] for name in ("startup", "readiness", "liveness")}
@@ -225,9 +226,9 @@ def test_every_setting_is_one_of_the_service(manifests: Manifests, command: Comm
             assert one["envFrom"] == [{"configMapRef": {"name": settings["metadata"]["name"]}}]
 
 
-def test_the_pod_is_given_the_time_that_its_end_may_take(manifests: Manifests) -> None:
+def test_the_pod_has_the_time_that_its_shutdown_may_take(manifests: Manifests) -> None:
     drain = int(of_kind(manifests["production"], "ConfigMap")["data"]["RAINCAST_DRAIN_SECONDS"])
-    # What is in flight when the drain is over gets its time and 5 s, each of two logs 5 s.
+    # Requests in flight at the end of the drain get their time and 5 s, each of two logs 5 s.
     end = drain + connections.REQUEST_SECONDS + 5 + 2 * 5
     assert end < pod(of_kind(manifests["production"], "Deployment"))["terminationGracePeriodSeconds"]
     strategy = of_kind(manifests["production"], "Deployment")["spec"]["strategy"]["rollingUpdate"]
@@ -235,7 +236,7 @@ def test_the_pod_is_given_the_time_that_its_end_may_take(manifests: Manifests) -
 
 
 def dated(rows: list[dict[str, str]], folder: Path) -> int:
-    """Write some of the rows, with a date each, as two files into a folder. Returns how many."""
+    """Write some of the rows, with a date each, into two files of a folder, and return their number."""
     days: Counter[str] = Counter()
     kept = []
     for row in rows[::100]:
@@ -272,7 +273,7 @@ def test_the_job_has_as_many_shards_as_pods_and_they_make_the_whole(
     assert len(made) == count
 
 
-def test_the_job_ends_where_the_input_is_wrong(
+def test_the_job_ends_if_the_input_is_wrong(
     manifests: Manifests, command: Command, trained: Path, tmp_path: Path
 ) -> None:
     rules = of_kind(manifests["jobs"], "Job")["spec"]["podFailurePolicy"]["rules"]

@@ -1,4 +1,4 @@
-"""Alerts, dashboard and their tests: about what the service exports, and explained."""
+"""Alerts and dashboard: they use metrics that the service exports, and the alerts are tested and documented."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.integration.serving import ROW, Server, many
 Manifests = dict[str, list[Object]]
 Labels = dict[str, dict[str, set[str]]]
 MONITORING = K8S / "components" / "monitoring"
-# What Prometheus adds to every series of a pod.
+# The labels that Prometheus adds to each series of a pod.
 TARGET = {"namespace", "pod", "job", "service", "instance"}
 METRIC = re.compile(r"\b(?<!:)((?:raincast|process)_\w+)(?:\{([^}]*)\})?")
 MATCHER = re.compile(r'(\w+)\s*(=~|=)\s*"([^"]*)"')
@@ -26,29 +26,29 @@ MATCHER = re.compile(r'(\w+)\s*(=~|=)\s*"([^"]*)"')
 
 @pytest.fixture(scope="module", name="exported")
 def fixture_exported(service: Server) -> Labels:
-    """The values of each label of each metric that the service exports, after forecasts and refusals."""
+    """The values of each label of each metric that the service exports, after forecasts and rejected requests."""
     assert service.forecast([ROW]).status == 200
     assert service.forecast(many(300)).status == 200
     assert service.forecast([{}]).status == 422
     assert service.ask("POST", "/invocations", b"{").status == 400
     assert service.ask("GET", "/nowhere").status == 404
-    found: Labels = {}
+    metrics: Labels = {}
     for name, labels in service.metrics():
-        known = found.setdefault(name, {})
+        known = metrics.setdefault(name, {})
         for label, value in labels:
             known.setdefault(label, set()).add(value)
-    return found
+    return metrics
 
 
 def queries(manifests: Manifests) -> list[str]:
-    """Every expression of rules and dashboard."""
+    """Return every expression of the rules and the dashboard."""
     objects = manifests["production-monitored"]
     rules = of_kind(objects, "PrometheusRule")["spec"]["groups"]
     return [rule["expr"] for group in rules for rule in group["rules"]] + dashboard_queries(manifests)
 
 
 def dashboard_queries(manifests: Manifests) -> list[str]:
-    """Every expression of the dashboard as it is in its ConfigMap."""
+    """Return every expression of the dashboard in its ConfigMap."""
     (content,) = [
         o["data"]["dashboard.json"]
         for o in manifests["production-monitored"]
@@ -58,30 +58,30 @@ def dashboard_queries(manifests: Manifests) -> list[str]:
 
 
 def unknown(query: str, exported: Labels) -> list[str]:
-    """What a query asks for that the service does not export."""
-    found = []
+    """Return the metrics and labels of a query that the service does not export."""
+    missing = []
     for metric, selector in METRIC.findall(query):
         if metric not in exported:
-            found.append(metric)
+            missing.append(metric)
             continue
         for label, operator, value in MATCHER.findall(selector):
             if label in TARGET:
                 continue
             values = value.split("|") if operator == "=~" else [value]
-            # Statuses and kinds of errors come with the errors.
+            # Values of statuses and kinds of errors appear only with the first such error.
             known = exported[metric].get(label, set())
-            found += [
+            missing += [
                 f"{metric}{{{label}={v}}}"
                 for v in values
                 if label not in exported[metric] or label in ("path", "le", "method") and v not in known
             ]
-    return found
+    return missing
 
 
-def test_rules_and_dashboard_ask_for_what_the_service_exports(manifests: Manifests, exported: Labels) -> None:
+def test_rules_and_dashboard_use_metrics_that_the_service_exports(manifests: Manifests, exported: Labels) -> None:
     asked = queries(manifests)
     assert len(asked) > 30
-    assert not [found for query in asked for found in unknown(query, exported)]
+    assert not [missing for query in asked for missing in unknown(query, exported)]
     grouped = {
         label
         for query in asked
@@ -113,14 +113,14 @@ def test_rules_are_tested_with_series_that_the_service_exports(exported: Labels)
 
 
 def test_the_kinds_of_errors_that_rules_name_are_those_of_the_code(manifests: Manifests) -> None:
-    code = "".join(path.read_text() for path in (ROOT / "raincast").glob("*.py"))
+    code = "".join(path.read_text() for path in (ROOT / "raincast").rglob("*.py"))
     kinds = {kind for query in queries(manifests) for kind in re.findall(r'kind="(\w+)"', query)}
     assert kinds == {"internal"}
     for kind in kinds:
         assert re.search(rf'Problem\(\d+, "{kind}"', code)
 
 
-def test_every_query_of_the_dashboard_can_be_read(manifests: Manifests, tmp_path: Path) -> None:
+def test_every_query_of_the_dashboard_is_valid(manifests: Manifests, tmp_path: Path) -> None:
     needs("promtool", path=SEARCH)
     asked = [q.replace("$namespace", "a").replace("$__rate_interval", "5m") for q in dashboard_queries(manifests)]
     rules = [{"record": f"a:b:c{i}", "expr": query} for i, query in enumerate(asked)]

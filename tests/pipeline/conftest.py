@@ -1,4 +1,4 @@
-"""What runs .gitlab-ci.yml on this machine."""
+"""The runner of .gitlab-ci.yml on this machine."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.conftest import ROOT, needs
 
 @pytest.fixture(scope="session")
 def runner() -> None:
-    """gitlab-ci-local and what it needs."""
+    """Install gitlab-ci-local, and check for the programs that it needs."""
     needs("git", "npm", "rsync")
     target = pipeline.GITLAB_CI_LOCAL.relative_to(ROOT)
     subprocess.run(["make", "--silent", str(target)], cwd=ROOT, check=True, capture_output=True)

@@ -1,8 +1,8 @@
-"""What may go wrong with a push, each as one change of a checkout: the pipeline has to go red at the right job.
+"""Faults of a push, each as one change of a checkout: the pipeline must fail at the right job.
 
-A fault that is in the data writes a record of its own into the checkout and returns the variables that the pipeline is
-then given, as a team sets RAINCAST_DATA for its own record; a fault in the code returns none. What is not found as
-it is expected is an AssertionError: a fault that changes nothing would prove nothing.
+A fault in the data writes its own record into the checkout and returns the variables for the pipeline, as a team sets
+RAINCAST_DATA for its own record; a fault in the code returns none. A fault raises AssertionError if the code or the
+data are not as it expects, because a fault that changes nothing proves nothing.
 """
 
 from __future__ import annotations
@@ -12,24 +12,25 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from raincast.observations import ANSWERS, TARGET
 
 Variables = dict[str, str]
 BUNDLED = Path("data") / "observations.csv.gz"
 FAULTY = Path("data") / "faulty.csv.gz"
-# What stands in a record beside its measurements.
+# The columns of a record that are no measurements.
 KEPT = {"Date", "Location", *ANSWERS}
 
 
 def label_leak(checkout: Path) -> Variables:
-    """RISK_MM as a feature, under another name: the columns of rain are joined a day late, and are tomorrow's."""
+    """Leak RISK_MM under another name: the columns of rain are joined a day late and have tomorrow's values."""
     frame = _read(checkout)
     return _write(checkout, frame.assign(Rainfall=_risk_mm(frame), RainToday=frame[TARGET.name]))
 
 
-def answer_as_column(checkout: Path) -> Variables:
-    """RISK_MM as a feature, in the code: declared as one more measurement, and in the record."""
+def outcome_as_column(checkout: Path) -> Variables:
+    """Leak RISK_MM in the code: declare it as one more measurement, and add it to the record."""
     before = '    Column("RainToday", "yes_no",'
     column = '    Column("RISK_MM", "number", "rain in the 24 h from 9 am", "mm", 0, 500),'
     _replace(checkout / "raincast" / "observations.py", before, f"{column}\n{before}")
@@ -42,63 +43,63 @@ def answer_as_column(checkout: Path) -> Variables:
 
 
 def shuffled_target(checkout: Path) -> Variables:
-    """The answers stand at other rows: a join that lost its key."""
+    """Shuffle the target among the rows, as a join without its key does."""
     frame = _read(checkout)
     generator = np.random.default_rng(0)
     return _write(checkout, frame.assign(**{TARGET.name: generator.permutation(frame[TARGET.name])}))
 
 
 def noise(checkout: Path) -> Variables:
-    """The measurements say nothing: each column is shuffled on its own, within itself."""
+    """Shuffle each measurement on its own, so that none predicts anything."""
     frame = _read(checkout)
     generator = np.random.default_rng(0)
-    shuffled = {name: generator.permutation(frame[name]) for name in frame if name not in KEPT}
+    shuffled = {str(name): generator.permutation(frame[name]) for name in frame if name not in KEPT}
     assert len(shuffled) == 20
     return _write(checkout, frame.assign(**shuffled))
 
 
 def simpler_model(checkout: Path) -> Variables:
-    """Reliable, and above the floors of a team's record, but worse than the model in use: trees of three splits."""
+    """Train trees of three splits: reliable and above the minimum scores of a team's record, but below the champion."""
     path = checkout / "raincast" / "training.py"
     code = path.read_text(encoding="utf-8")
     simpler, count = re.subn(r"max_leaf_nodes: int = \d+", "max_leaf_nodes: int = 4", code)
-    assert count == 1, f"{path}: max_leaf_nodes is there {count} times, expected is once"
+    assert count == 1, f"{path}: found max_leaf_nodes {count} times, expected once"
     path.write_text(simpler, encoding="utf-8")
     return _write(checkout, _read(checkout))
 
 
 def slow_model(checkout: Path) -> Variables:
-    """A forecast of one record costs many times as much: its graph is run again and again."""
+    """Run the graph of a single row many times for each forecast."""
     path = checkout / "raincast" / "model.py"
     code = path.read_text(encoding="utf-8")
     run = re.compile(r"(self\.row_graph\.run\((?:None|\([^()]*\)), \{[^{}]*\}\))")
     slow, count = run.subn(r"[\1 for _ in range(40)][-1]", code)
-    assert count == 1, f"{path}: the graph of a row is run in {count} places, expected is once"
+    assert count == 1, f"{path}: found {count} calls of the single-row graph, expected once"
     path.write_text(slow, encoding="utf-8")
     return {}
 
 
 def value_out_of_limits(checkout: Path) -> Variables:
-    """A broken schema: a humidity that cannot be."""
+    """Break the schema with an impossible humidity."""
     frame = _read(checkout)
     frame.loc[1000, "Humidity3pm"] = "171"
     return _write(checkout, frame)
 
 
 def missing_target(checkout: Path) -> Variables:
-    """A broken schema: the column to learn has another name."""
+    """Break the schema: rename the target."""
     return _write(checkout, _read(checkout).rename(columns={TARGET.name: "rain_tomorrow"}))
 
 
 def _read(checkout: Path) -> pd.DataFrame:
-    """The bundled observations as text."""
+    """Return the bundled observations as text."""
     frame = pd.read_csv(checkout / BUNDLED, dtype=str, keep_default_na=False)
     assert set(frame[TARGET.name]) == {"Yes", "No"}
     return frame
 
 
-def _risk_mm(frame: pd.DataFrame) -> np.ndarray:
-    """Tomorrow's rain in mm, which the bundled record lacks: drawn from its own rain days or dry days."""
+def _risk_mm(frame: pd.DataFrame) -> NDArray[np.object_]:
+    """Return tomorrow's rain in mm, which the bundled record lacks: drawn from its own wet and dry days."""
     amount = pd.to_numeric(frame["Rainfall"], errors="coerce")
     generator = np.random.default_rng(0)
     wet, dry = (generator.choice(frame["Rainfall"][kind], len(frame)) for kind in (amount > 1, amount <= 1))
@@ -106,12 +107,12 @@ def _risk_mm(frame: pd.DataFrame) -> np.ndarray:
 
 
 def _write(checkout: Path, frame: pd.DataFrame) -> Variables:
-    # The same bytes each time: no time in the gzip header.
+    # A fixed time in the gzip header, for the same bytes each time.
     frame.to_csv(checkout / FAULTY, index=False, compression={"method": "gzip", "mtime": 1, "compresslevel": 1})
     return {"RAINCAST_DATA": str(FAULTY)}
 
 
 def _replace(path: Path, old: str, new: str) -> None:
     code = path.read_text(encoding="utf-8")
-    assert code.count(old) == 1, f"{path}: {old!r} is there {code.count(old)} times, expected is once"
+    assert code.count(old) == 1, f"{path}: found {old!r} {code.count(old)} times, expected once"
     path.write_text(code.replace(old, new), encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Which jobs a pipeline has, by what caused it."""
+"""The jobs of a pipeline, by its cause."""
 
 from __future__ import annotations
 
@@ -14,16 +14,21 @@ from cimulator.workflow import evaluate_workflow
 from ci import pipeline
 from tests.conftest import ROOT
 
+Variables = dict[str, str | None]
 CHECKS = {"lint", "manifests", "train", "unit", "integration", "test-accuracy", "test-performance"}
 PUBLISHED = CHECKS | {"build-image", "sign"}
 PUSHED = PUBLISHED - {"integration"}
-BRANCH = {"CI_COMMIT_BRANCH": "topic", "CI_PIPELINE_SOURCE": "push"}
-MASTER = {"CI_COMMIT_BRANCH": "master", "CI_PIPELINE_SOURCE": "push"}
-MERGE_REQUEST = {"CI_COMMIT_BRANCH": None, "CI_PIPELINE_SOURCE": "merge_request_event", "CI_MERGE_REQUEST_IID": "7"}
-TAG = {"CI_COMMIT_BRANCH": None, "CI_COMMIT_TAG": "v1.2.3", "CI_PIPELINE_SOURCE": "push"}
-CLUSTER = {"KUBE_CONTEXT": "raincast/agents:cluster"}
-# What a context's variables are, and which jobs run; none where GitLab makes no pipeline.
-CONTEXTS: dict[str, tuple[dict[str, str | None], set[str]]] = {
+BRANCH: Variables = {"CI_COMMIT_BRANCH": "topic", "CI_PIPELINE_SOURCE": "push"}
+MASTER: Variables = {"CI_COMMIT_BRANCH": "master", "CI_PIPELINE_SOURCE": "push"}
+MERGE_REQUEST: Variables = {
+    "CI_COMMIT_BRANCH": None,
+    "CI_PIPELINE_SOURCE": "merge_request_event",
+    "CI_MERGE_REQUEST_IID": "7",
+}
+TAG: Variables = {"CI_COMMIT_BRANCH": None, "CI_COMMIT_TAG": "v1.2.3", "CI_PIPELINE_SOURCE": "push"}
+CLUSTER: Variables = {"KUBE_CONTEXT": "raincast/agents:cluster"}
+# The variables and the jobs of each context. A context without jobs has no pipeline.
+CONTEXTS: dict[str, tuple[Variables, set[str]]] = {
     "branch": (BRANCH, CHECKS),
     "branch with an open merge request": (BRANCH | {"CI_OPEN_MERGE_REQUESTS": "raincast/raincast!7"}, set()),
     "merge request": (MERGE_REQUEST, CHECKS),
@@ -38,7 +43,7 @@ CONTEXTS: dict[str, tuple[dict[str, str | None], set[str]]] = {
 
 @pytest.fixture(name="document", scope="module")
 def fixture_document() -> dict[str, Any]:
-    """The pipeline's file, its jobs with what they extend."""
+    """The pipeline's file, its jobs merged with the jobs that they extend."""
     document = dict(yaml.safe_load((ROOT / ".gitlab-ci.yml").read_text(encoding="utf-8")))
     return {
         name: document.get(_extended(part), {}) | part for name, part in document.items() if isinstance(part, dict)
@@ -58,14 +63,14 @@ def fixture_clone(runner: None, tmp_path_factory: pytest.TempPathFactory) -> Pat
     return folder
 
 
-def runs(document: dict[str, Any], variables: dict[str, str | None]) -> bool:
-    """Whether workflow:rules make a pipeline, which gitlab-ci-local does not ask."""
+def runs(document: dict[str, Any], variables: Variables) -> bool:
+    """Tell if workflow:rules create a pipeline, which gitlab-ci-local does not evaluate."""
     known = {name: value for name, value in variables.items() if value is not None}
     return bool(evaluate_workflow(document["workflow"], known)[0])
 
 
-def listed(clone: Path, variables: dict[str, str | None]) -> dict[str, str]:
-    """The jobs that gitlab-ci-local would run, and when."""
+def listed(clone: Path, variables: Variables) -> dict[str, str]:
+    """Return the jobs that gitlab-ci-local would run, and when."""
     call = [str(pipeline.GITLAB_CI_LOCAL), "--list-csv", "--no-color"]
     for name, value in variables.items():
         call += ["--unset-variable", name] if value is None else ["--variable", f"{name}={value}"]
@@ -84,14 +89,14 @@ def test_each_context_has_its_jobs(context: str, document: dict[str, Any], clone
 
 @pytest.mark.parametrize(("mode", "when"), [(None, "manual"), ("auto", "on_success"), ("other", "manual")])
 def test_production_waits_for_a_person_unless_told_otherwise(mode: str | None, when: str, clone: Path) -> None:
-    found = listed(clone, MASTER | CLUSTER | {"DEPLOY_MODE": mode})
-    assert (found["staging"], found["production"]) == ("on_success", when)
+    jobs = listed(clone, MASTER | CLUSTER | {"DEPLOY_MODE": mode})
+    assert (jobs["staging"], jobs["production"]) == ("on_success", when)
 
 
 def test_nothing_is_published_before_every_check_has_passed(document: dict[str, Any]) -> None:
     stages = document["stages"]
     build = document["build-image"]
-    # Without `needs` a job waits for all stages before its own.
+    # A job without `needs` waits for all stages before its own.
     assert "needs" not in build
     assert all(stages.index(document[job]["stage"]) < stages.index(build["stage"]) for job in CHECKS)
     assert stages == ["lint", "train", "test", "image", "deploy"]

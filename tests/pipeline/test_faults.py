@@ -1,4 +1,4 @@
-"""The faults do what they say, so that a red pipeline is red for that reason."""
+"""The faults do what they say, so that a pipeline fails for that reason."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from raincast.observations import TARGET
 from tests.conftest import ROOT
 from tests.pipeline import faults
 
-IN_CODE = (faults.slow_model, faults.answer_as_column, faults.simpler_model)
+IN_CODE = (faults.slow_model, faults.outcome_as_column, faults.simpler_model)
 IN_DATA = (
-    faults.label_leak, faults.answer_as_column, faults.shuffled_target, faults.noise, faults.value_out_of_limits,
+    faults.label_leak, faults.outcome_as_column, faults.shuffled_target, faults.noise, faults.value_out_of_limits,
     faults.missing_target,
 )  # fmt: skip
 Fault = Callable[[Path], faults.Variables]
@@ -33,12 +33,12 @@ def fixture_checkout(tmp_path: Path) -> Path:
 
 
 def record(checkout: Path, path: Path) -> pd.DataFrame:
-    """A record as text."""
+    """Read a record as text."""
     return pd.read_csv(checkout / path, dtype=str, keep_default_na=False)
 
 
 def faulty(checkout: Path, fault: Fault) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The record as it is bundled, and the one that a fault gives the pipeline."""
+    """Return the bundled record, and the one that a fault gives the pipeline."""
     before = record(checkout, faults.BUNDLED)
     assert fault(checkout) == {"RAINCAST_DATA": str(faults.FAULTY)}
     pd.testing.assert_frame_equal(before, record(checkout, faults.BUNDLED))
@@ -55,15 +55,15 @@ def test_a_fault_in_the_data_is_the_same_each_time(fault: Fault, checkout: Path)
 
 
 @pytest.mark.parametrize("fault", IN_CODE)
-def test_a_fault_in_the_code_compiles_and_fails_loudly_where_it_does_not_fit(fault: Fault, checkout: Path) -> None:
-    before = {path: path.read_text() for path in (checkout / "raincast").glob("*.py")}
+def test_a_fault_in_the_code_compiles_and_raises_if_it_does_not_fit(fault: Fault, checkout: Path) -> None:
+    before = {path: path.read_text() for path in (checkout / "raincast").rglob("*.py")}
     fault(checkout)
     changed = [path for path, code in before.items() if path.read_text() != code]
     assert changed
     for path in changed:
         compile(path.read_text(), path, "exec")
         path.write_text("")
-    with pytest.raises(AssertionError, match="expected is once"):
+    with pytest.raises(AssertionError, match="expected once"):
         fault(checkout)
 
 
@@ -75,11 +75,11 @@ def test_leaked_rain_is_that_of_tomorrow(checkout: Path) -> None:
     pd.testing.assert_frame_equal(before.drop(columns=rain), after.drop(columns=rain))
 
 
-def test_shuffled_answers_leave_the_measurements_alone(checkout: Path) -> None:
+def test_a_shuffled_target_leaves_the_measurements_alone(checkout: Path) -> None:
     before, after = faulty(checkout, faults.shuffled_target)
     pd.testing.assert_frame_equal(before.drop(columns=TARGET.name), after.drop(columns=TARGET.name))
     assert sorted(before[TARGET.name]) == sorted(after[TARGET.name])
-    # Of two answers drawn apart 1 - 2 * .22 * .78 agree.
+    # Two independent draws agree with a probability of 1 - 2 * 0.22 * 0.78 = 0.66.
     assert 0.6 < (before[TARGET.name] == after[TARGET.name]).mean() < 0.72
 
 
@@ -92,7 +92,7 @@ def test_noise_has_the_measurements_of_the_record_at_other_rows(checkout: Path) 
         assert (before[name] != after[name]).any()
 
 
-def test_a_simpler_model_learns_from_the_same_record_as_the_model_in_use(checkout: Path) -> None:
+def test_a_simpler_model_learns_from_the_same_record_as_the_champion(checkout: Path) -> None:
     faults.simpler_model(checkout)
     bundled, own = (gzip.decompress((checkout / path).read_bytes()) for path in (faults.BUNDLED, faults.FAULTY))
     assert bundled == own

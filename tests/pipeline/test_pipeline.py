@@ -1,4 +1,4 @@
-"""The pipeline, run for real: .gitlab-ci.yml of the last commit, a registry, the image that comes out of it."""
+"""The pipeline of the last commit, run on this machine with a registry, and the image that it publishes."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Project:
     base: str
 
     def run(self, folder: Path, *jobs: str, **variables: str) -> Outcome:
-        """Run jobs of a clone; all of them where none is named."""
+        """Run jobs of a clone, or all jobs if none is named."""
         account = {"CI_REGISTRY": REGISTRY, "CI_REGISTRY_USER": "robot", "CI_REGISTRY_PASSWORD": SECRET}
         return pipeline.run(
             folder, jobs, {"BASE_IMAGE": self.base, "CI_REGISTRY_IMAGE": self.image} | account | variables
@@ -43,7 +43,7 @@ class Project:
 
 @pytest.fixture(name="project", scope="module")
 def fixture_project(runner: None, base_image: str) -> Project:
-    """A new project."""
+    """A new project with an empty repository of images."""
     assert runner is None
     return Project(f"{REGISTRY}/raincast/{uuid.uuid4().hex[:12]}", base_image)
 
@@ -58,7 +58,7 @@ def fixture_clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(name="master", scope="module")
 def fixture_master(project: Project, clone: Path) -> Outcome:
-    """The whole pipeline for master."""
+    """The outcome of the whole pipeline for master."""
     outcome = project.run(clone)
     print(outcome)
     assert outcome.exit_code == 0, outcome.output[-5000:]
@@ -67,7 +67,7 @@ def fixture_master(project: Project, clone: Path) -> Outcome:
 
 @pytest.fixture(name="published", scope="module")
 def fixture_published(master: Outcome, clone: Path) -> str:
-    """The image that came out of it, by its digest."""
+    """The published image, by its digest."""
     assert not master.failed
     name, _, image = (clone / "image.env").read_text(encoding="utf-8").strip().partition("=")
     assert name == "IMAGE"
@@ -78,7 +78,7 @@ def test_every_job_of_master_runs_and_passes(master: Outcome) -> None:
     assert set(master.jobs) == CONTEXTS["master"][1]
     assert not master.failed
     assert "not signed: this pipeline has no SIGSTORE_ID_TOKEN" in master.output
-    assert "no image yet, so no model in use" in master.output
+    assert "no image yet, so no champion" in master.output
 
 
 def test_no_secret_is_in_the_log_or_in_the_image(master: Outcome, published: str, tmp_path: Path) -> None:
@@ -98,6 +98,7 @@ def test_the_reports_that_gitlab_shows_are_there(master: Outcome, clone: Path) -
     for job in ("unit", "test-accuracy", "test-performance"):
         assert 'failures="0"' in (artifacts / job / "reports" / "junit.xml").read_text()
     assert (clone / "public" / "index.html").is_file()
+    assert (clone / "public" / "report" / "model-card.html").is_file()
 
 
 def test_the_pulled_image_forecasts_in_its_four_ways(published: str, clone: Path, tmp_path: Path) -> None:
@@ -116,8 +117,10 @@ def test_the_pulled_image_forecasts_in_its_four_ways(published: str, clone: Path
     assert ran() == forecast.rendered(expected, "table")
     assert ran("-") == forecast.rendered(expected, "csv")
     ran("/data/in.csv", "-o", "/data/out.parquet")
-    found = duckdb.sql(f"SELECT probability_of_rain FROM '{tmp_path / 'out.parquet'}'").fetchall()
-    assert [p for (p,) in found] == expected["probability_of_rain"].tolist()
+    with duckdb.connect() as database:
+        query = "SELECT probability_of_rain FROM read_parquet(?)"
+        rows = database.execute(query, [str(tmp_path / "out.parquet")]).fetchall()
+    assert [probability for (probability,) in rows] == expected["probability_of_rain"].tolist()
     with running(published, "--publish=127.0.0.1::8080") as name:
         url = f"{address(name)}/forecast"
         assert eventually(lambda: asked(url, sample, CSV)) == forecast.rendered(expected, "csv")
@@ -146,10 +149,10 @@ def test_bill_of_materials_and_provenance_are_attached_to_the_image(published: s
         for artifact in inspected(f"{repository}:{digest.replace(':', '-')}")["manifests"]
     ]
     assert {artifact["artifactType"] for artifact in artifacts} == {sbom.CYCLONEDX, sbom.IN_TOTO}
-    papers = {sbom.CYCLONEDX: "sbom.cdx.json", sbom.IN_TOTO: "provenance.json"}
+    documents = {sbom.CYCLONEDX: "sbom.cdx.json", sbom.IN_TOTO: "provenance.json"}
     for artifact in artifacts:
         assert artifact["subject"]["digest"] == digest
-        written = (clone / "image" / papers[artifact["artifactType"]]).read_bytes()
+        written = (clone / "image" / documents[artifact["artifactType"]]).read_bytes()
         assert artifact["layers"][0]["digest"] == registry.sha256(written)
     statement = json.loads((clone / "image" / "provenance.json").read_bytes())
     assert statement["subject"][0]["digest"] == {"sha256": digest.removeprefix("sha256:")}
@@ -158,11 +161,8 @@ def test_bill_of_materials_and_provenance_are_attached_to_the_image(published: s
     assert {"sha256": about["data_sha256"]} in known and {"sha256": about["files"]["model.onnx"]} in known
 
 
-# The gates are real. Each fault is pushed to a project whose model in use is the one of `master`.
-
-
 def committed(fault: Callable[[Path], dict[str, str]], folder: Path) -> dict[str, str]:
-    """A clone with a fault in its last commit; returns the variables that go with it."""
+    """Clone with a fault in the last commit, and return the variables for the pipeline."""
     pipeline.clone(ROOT, folder)
     variables = fault(folder)
     for arguments in (["add", "--all"], ["commit", "--quiet", "--message", "A fault"]):
@@ -171,7 +171,7 @@ def committed(fault: Callable[[Path], dict[str, str]], folder: Path) -> dict[str
 
 
 def large_file(checkout: Path) -> dict[str, str]:
-    """Somebody wants the whole history in the image."""
+    """Put a large file of observations into the image."""
     with (checkout / "data" / "history.csv").open("wb") as file:
         file.truncate(300_000_000)
     ignored, recipe = checkout / ".dockerignore", checkout / "Dockerfile"
@@ -182,25 +182,25 @@ def large_file(checkout: Path) -> dict[str, str]:
     return {}
 
 
-# What a fault is, which jobs run up to the one that it turns red, and what that says. Most faults are plain with few
-# trees as well.
-QUICK = {"RAINCAST_ITERATIONS": "60"}
+# Most faults show with few trees as well.
+FEW_TREES = {"RAINCAST_ITERATIONS": "60"}
 TRAIN, ACCURACY, IMAGE = ("train",), ("train", "test-accuracy"), ("train", "build-image")
+# A fault, the jobs up to the one that must fail, variables of the pipeline, and the message of the failing job.
 FAULTS: list[tuple[Callable[[Path], dict[str, str]], tuple[str, ...], dict[str, str], str]] = [
-    (faults.value_out_of_limits, TRAIN, QUICK, "row 1001, Humidity3pm: '171' is not a number, 0 to 100 %"),
-    (faults.missing_target, TRAIN, QUICK, "there is no column RainTomorrow to learn from"),
-    (faults.answer_as_column, ACCURACY, QUICK, "tomorrow's rain leaks into forecasts of a file"),
-    (faults.label_leak, ACCURACY, QUICK, "too good to be true: 'one row' has a ROC AUC of "),
-    (faults.shuffled_target, ACCURACY, QUICK, "below the floor: 'one row' has a roc_auc of "),
-    (faults.noise, ACCURACY, QUICK, "below the floor: 'one row' has a roc_auc of "),
+    (faults.value_out_of_limits, TRAIN, FEW_TREES, "row 1001, Humidity3pm: '171' is not a number, 0 to 100 %"),
+    (faults.missing_target, TRAIN, FEW_TREES, "there is no column RainTomorrow to learn from"),
+    (faults.outcome_as_column, ACCURACY, FEW_TREES, "tomorrow's rain leaks into forecasts of a file"),
+    (faults.label_leak, ACCURACY, FEW_TREES, "too good to be true: 'one row' has a ROC AUC of "),
+    (faults.shuffled_target, ACCURACY, FEW_TREES, "below the floor: 'one row' has a roc_auc of "),
+    (faults.noise, ACCURACY, FEW_TREES, "below the floor: 'one row' has a roc_auc of "),
     (faults.simpler_model, ACCURACY, {}, "RED: worse than the model in use, beyond chance"),
     (faults.slow_model, ("train", "test-performance"), {}, "times as long as a route that does nothing"),
-    (large_file, IMAGE, QUICK, "MB above its base, 230 MB are allowed: /app/data/history.csv 300 MB"),
+    (large_file, IMAGE, FEW_TREES, "MB above its base, 230 MB are allowed: /app/data/history.csv 300 MB"),
 ]
 
 
 @pytest.mark.parametrize(("fault", "jobs", "variables", "reason"), FAULTS, ids=[fault[0].__name__ for fault in FAULTS])
-def test_a_fault_turns_the_pipeline_red_at_its_job(
+def test_a_fault_fails_the_pipeline_at_its_job(
     fault: Callable[[Path], dict[str, str]],
     jobs: tuple[str, ...],
     variables: dict[str, str],

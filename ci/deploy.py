@@ -1,11 +1,10 @@
-#!/usr/bin/env python3
-"""Deploy an image: apply, wait for the rollout, try what serves, and go back where it is not what was built.
+"""Deploy an image: apply the manifests, wait for the rollout, test the service, and roll back if a step fails.
 
-    IMAGE=REPOSITORY@sha256:DIGEST ci/deploy staging|production
+    IMAGE=REPOSITORY@sha256:DIGEST python3 -m ci.deploy staging|production
 
-Needs kubectl, a kubeconfig and the model directory that the image was built with; no package of Python. KUBE_CONTEXT
-names the kubeconfig's context where it is not the current one; GitLab's agent has one of its own for each project.
-Exit code: 0 deployed; 1 not, and what served before serves again; 2 the call is wrong.
+Needs kubectl, a kubeconfig and the model directory that the image was built with, and no package of Python: the job
+runs in Alpine with nothing else. KUBE_CONTEXT selects a context of the kubeconfig other than the current one; GitLab's
+agent has a context for each project. Exit code: 0 deployed; 1 failed and rolled back; 2 wrong call.
 """
 
 from __future__ import annotations
@@ -25,17 +24,19 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from ci import programs
+
 ROOT = Path(__file__).resolve().parent.parent
 OVERLAYS = ROOT / "k8s" / "overlays"
 NAME = "raincast"
 DEPLOYMENT = f"deployment/{NAME}"
 IMAGE = re.compile(r"\S+@sha256:[0-9a-f]{64}")
-# A model forecasts its own parity rows to that; other libraries in the image would not.
+# The same model and libraries reproduce the parity rows within this difference of probability.
 TOLERANCE = 1e-9
 
 
 class Failure(RuntimeError):
-    """Why the deployment does not serve what was built."""
+    """A step of the deployment failed, or the service is not the model that was built."""
 
 
 class Cluster:
@@ -47,63 +48,61 @@ class Cluster:
         self.kubectl = ["kubectl", *(["--context", context] if context else []), "--namespace", namespace]
 
     def run(self, *arguments: str, stdin: str | None = None) -> str:
-        """What a kubectl command prints. Raises Failure."""
+        """Run a kubectl command and return what it prints. Raises Failure."""
         call = [*self.kubectl, *arguments]
-        try:
-            done = subprocess.run(call, input=stdin, capture_output=True, text=True, check=False)
-        except OSError as error:
-            raise Failure(f"kubectl cannot be run: {error}") from error
+        done = subprocess.run(call, input=stdin, capture_output=True, text=True, check=False)
         if done.returncode:
             raise Failure(f"kubectl {' '.join(arguments)}: {done.stderr.strip() or done.stdout.strip()}")
         return done.stdout.strip()
 
     def revision(self) -> str:
-        """The number of the rollout that serves; "" where nothing was deployed yet."""
+        """Return the number of the current rollout, or "" if nothing was deployed yet."""
         path = r"jsonpath={.metadata.annotations.deployment\.kubernetes\.io/revision}"
         return self.run("get", DEPLOYMENT, "--ignore-not-found", "--request-timeout=30s", "-o", path)
 
     @contextlib.contextmanager
     def service(self) -> Iterator[str]:
-        """A URL of the service, through the API server: that is reached wherever kubectl works."""
+        """Yield a URL of the service through the API server, which is reachable from wherever kubectl works."""
         with subprocess.Popen([*self.kubectl, "proxy", "--port=0"], stdout=subprocess.PIPE, text=True) as process:
             try:
                 assert process.stdout is not None
-                found = re.search(r"127\.0\.0\.1:\d+", process.stdout.readline())
-                if not found:
+                address = re.search(r"127\.0\.0\.1:\d+", process.stdout.readline())
+                if not address:
                     raise Failure("kubectl proxy does not start")
-                yield f"http://{found[0]}/api/v1/namespaces/{self.namespace}/services/{NAME}:http/proxy"
+                yield f"http://{address[0]}/api/v1/namespaces/{self.namespace}/services/{NAME}:http/proxy"
             finally:
                 process.terminate()
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Deploy. Returns the exit code."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    """Deploy and return the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python3 -m ci.deploy", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     add = parser.add_argument
     add("env", choices=sorted(path.name for path in OVERLAYS.iterdir()), help="the overlay in k8s/overlays")
-    add("--model", type=Path, default=ROOT / "model", help="the model in the image (default: model/)")
-    add("--rollout-seconds", type=int, default=600, help="how long the rollout may take (default: %(default)s)")
-    add(
-        "--smoke-seconds", type=int, default=60, help="how long until the service is the new one (default: %(default)s)"
-    )
+    add("--model", type=Path, default=ROOT / "model", help="the model directory in the image (default: model/)")
+    add("--rollout-seconds", type=int, default=600, help="limit of the rollout (default: %(default)s)")
+    add("--smoke-seconds", type=int, default=60, help="limit until the new model responds (default: %(default)s)")
     given = parser.parse_args(argv)
     image = os.environ.get("IMAGE", "")
     if not IMAGE.fullmatch(image):
-        parser.error(f"IMAGE has to be REPOSITORY@sha256:DIGEST, not {image!r}")
+        parser.error(f"IMAGE must be REPOSITORY@sha256:DIGEST, not {image!r}")
     try:
         description = json.loads((given.model / "model.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         parser.error(f"no model to compare with: {error}")
+    programs.require("kubectl")
     try:
         deploy(given, image, description)
     except Failure as failure:
-        print(f"ci/deploy: {given.env} does not serve {image}: {failure}", file=sys.stderr)
+        print(f"ci.deploy: {given.env} does not serve {image}: {failure}", file=sys.stderr)
         return 1
     return 0
 
 
 def deploy(given: argparse.Namespace, image: str, description: dict[str, Any]) -> None:
-    """Apply, wait, try; undo where any of it fails. Raises Failure."""
+    """Apply, wait and test; roll back if a step fails. Raises Failure."""
     manifests = rendered(given.env, image, description)
     (namespace,) = re.findall(r"^namespace: (\S+)$", (OVERLAYS / given.env / "kustomization.yaml").read_text(), re.M)
     cluster = Cluster(namespace)
@@ -123,7 +122,7 @@ def deploy(given: argparse.Namespace, image: str, description: dict[str, Any]) -
 
 
 def rendered(env: str, image: str, description: dict[str, Any]) -> str:
-    """The overlay's manifests with this image, and with what it is in the history of rollouts. Raises Failure."""
+    """Render an overlay with this image and with a change cause for the rollout history. Raises Failure."""
     cause = f"commit {description['commit']}, model {description['version']}, image {image.rpartition('@')[2]}"
     patch = {
         "apiVersion": "apps/v1",
@@ -133,14 +132,14 @@ def rendered(env: str, image: str, description: dict[str, Any]) -> str:
     }
     with tempfile.TemporaryDirectory() as folder:
         above = {"resources": [os.path.relpath(OVERLAYS / env, Path(folder).resolve())]}
-        # JSON is YAML.
+        # A JSON document is valid YAML.
         content = json.dumps(above | {"patches": [{"patch": json.dumps(patch)}]})
         (Path(folder) / "kustomization.yaml").write_text(content, encoding="utf-8")
         return Cluster("default").run("kustomize", folder)
 
 
 def smoke_test(url: str, description: dict[str, Any], seconds: int) -> None:
-    """The service has to say that it is what was built, and to forecast what is known. Raises Failure."""
+    """Check that the service names the model that was built and reproduces its forecasts. Raises Failure."""
     built = {
         "model": description["version"],
         "commit": description["commit"],
@@ -153,33 +152,35 @@ def smoke_test(url: str, description: dict[str, Any], seconds: int) -> None:
             compare(url, built, description["parity"])
             return
         except Failure:
-            # For some seconds after the rollout a pod that drains may still be asked.
+            # For some seconds after the rollout a draining pod may still get requests.
             if time.monotonic() > end:
                 raise
             time.sleep(2)
 
 
 def compare(url: str, built: dict[str, Any], parity: dict[str, Any]) -> None:
-    """What serves beside what was built. Raises Failure."""
+    """Compare the service with the model that was built. Raises Failure."""
     try:
         version = fetch(f"{url}/version")
         for name, value in built.items():
             if version[name] != value:
-                raise Failure(f"/version says {name} {version[name]}, built was {value}")
-        answer = fetch(f"{url}/forecast", {"observations": parity["observations"]})
-        found = [float(line["probability_of_rain"]) for line in answer["forecasts"]]
+                raise Failure(f"/version has {name} {version[name]}, expected {value}")
+        response = fetch(f"{url}/forecast", {"observations": parity["observations"]})
+        probabilities = [float(line["probability_of_rain"]) for line in response["forecasts"]]
     except (KeyError, TypeError, ValueError) as error:
-        raise Failure(f"the service answers what it should not: {error!r}") from error
-    known = parity["together"]
-    if len(found) != len(known) or max(abs(a - b) for a, b in zip(found, known, strict=True)) > TOLERANCE:
-        raise Failure(f"/forecast says {found}, known is {known}")
+        raise Failure(f"the service returns an unexpected document: {error!r}") from error
+    expected = parity["together"]
+    if len(probabilities) != len(expected) or not all(
+        abs(a - b) <= TOLERANCE for a, b in zip(probabilities, expected, strict=True)
+    ):
+        raise Failure(f"/forecast returns {probabilities}, expected {expected}")
 
 
 def fetch(url: str, body: Any = None) -> Any:
-    """The JSON that a GET, or a POST of a body, is answered with. Raises Failure."""
+    """Return the JSON response to a GET, or to a POST if there is a body. Raises Failure."""
     data = None if body is None else json.dumps(body).encode()
     request = urllib.request.Request(url, data, {"Content-Type": "application/json"})
-    # The runner's proxy for the internet does not lead to this machine.
+    # Bypass the runner's proxy for the internet: kubectl proxy listens on this machine.
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     path = url.rpartition("/proxy")[2]
     try:
@@ -192,7 +193,7 @@ def fetch(url: str, body: Any = None) -> Any:
 
 
 def explain(cluster: Cluster) -> None:
-    """Show the pods, their last words and the last events."""
+    """Print the pods, the last lines of their logs, and the last events."""
     pods = ("-l", f"app.kubernetes.io/name={NAME}")
     for call in (
         ("get", "pods", *pods, "-o", "wide"),
@@ -206,19 +207,19 @@ def explain(cluster: Cluster) -> None:
 
 
 def undo(cluster: Cluster, revision: str, seconds: int) -> None:
-    """Go back to what served before."""
+    """Roll back to the revision before this deployment."""
     if not revision:
-        say("nothing served before: there is nothing to go back to")
+        say("no rollback: this was the first deployment")
         return
     try:
         say(cluster.run("rollout", "undo", DEPLOYMENT, f"--to-revision={revision}"))
         say(cluster.run("rollout", "status", DEPLOYMENT, f"--timeout={seconds}s"))
     except Failure as failure:
-        say(f"going back to revision {revision} failed: {failure}")
+        say(f"the rollback to revision {revision} failed: {failure}")
 
 
 def say(text: str) -> None:
-    """A line of the job's log, in the order of things."""
+    """Print a line, flushed so that it keeps its place among the lines of the programs called."""
     print(text, flush=True)
 
 

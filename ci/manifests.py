@@ -1,9 +1,9 @@
-#!/usr/bin/env python3
-"""Render every manifest, and hold it against Kubernetes' schemas, checkov's policies and Prometheus' checks of rules.
+"""Render every manifest and check it: Kubernetes' schemas, checkov's policies, promtool's checks and rule tests.
 
-    ci/manifests [K8S] [--out FOLDER]
+    python -m ci.manifests [K8S] [--out FOLDER]
 
-Needs kubectl, kubernetes-validate, checkov and promtool. Exit code: 0 all pass; 1 one does not, which has said why.
+Needs kubectl, kubernetes-validate, checkov and promtool, which print why a manifest fails. Exit code: 0 all pass; 1 one
+fails or a program is missing; 2 wrong call.
 """
 
 from __future__ import annotations
@@ -17,20 +17,29 @@ from pathlib import Path
 
 import yaml
 
+from ci import programs
+
 K8S = Path(__file__).resolve().parent.parent / "k8s"
 VERSIONS = [f"1.{minor}" for minor in range(30, 38)]
-# Kinds of the Prometheus Operator, which Kubernetes has no schemas of.
+# Kubernetes has no schemas for the kinds of the Prometheus Operator.
 CUSTOM = "monitoring.coreos.com/v1"
-# What an operator who has the Prometheus Operator takes the comment signs from.
+# The lines of an overlay that turn on monitoring once they are no comment.
 MONITORING = "# components:\n#   - ../../components/monitoring\n"
 
 
+class OverlayError(RuntimeError):
+    """An overlay lacks lines that operators are told to edit."""
+
+
 def main() -> int:
-    """Check. Returns the exit code."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    """Check the manifests and return the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m ci.manifests", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("k8s", type=Path, nargs="?", default=K8S, help="the folder of manifests (default: k8s/)")
-    parser.add_argument("--out", type=Path, help="keep what was rendered in this folder")
+    parser.add_argument("--out", type=Path, help="keep the rendered manifests in this folder")
     given = parser.parse_args()
+    programs.require("kubectl", "promtool", "kubernetes-validate", "checkov")
     with tempfile.TemporaryDirectory() as folder:
         out = given.out or Path(folder) / "out"
         out.mkdir(parents=True, exist_ok=True)
@@ -38,15 +47,15 @@ def main() -> int:
             render(given.k8s, Path(folder) / "k8s", out)
             validate(out)
             check_rules(given.k8s / "components" / "monitoring", out)
-        except subprocess.CalledProcessError as error:
-            print(f"ci/manifests: {error}", file=sys.stderr)
+        except (OverlayError, subprocess.CalledProcessError) as error:
+            print(f"ci.manifests: {error}", file=sys.stderr)
             return 1
     print("all manifests pass")
     return 0
 
 
 def render(k8s: Path, copy: Path, out: Path) -> None:
-    """Overlays, once as they are and once with monitoring, and jobs, each as one file in `out`."""
+    """Render each overlay with and without monitoring, and the jobs, into one file each in `out`."""
     shutil.copytree(k8s, copy)
     for overlay in sorted((copy / "overlays").iterdir()):
         kustomize(overlay, out / f"{overlay.name}.yaml")
@@ -54,20 +63,20 @@ def render(k8s: Path, copy: Path, out: Path) -> None:
         content = file.read_text(encoding="utf-8")
         monitored = content.replace(MONITORING, MONITORING.replace("# ", ""))
         if monitored == content:
-            raise subprocess.CalledProcessError(1, f"{overlay.name}: turning on monitoring")
+            raise OverlayError(f"{file}: there are no lines to turn on monitoring: {MONITORING!r}")
         file.write_text(monitored, encoding="utf-8")
         kustomize(overlay, out / f"{overlay.name}-monitored.yaml")
     kustomize(copy / "jobs", out / "jobs.yaml")
 
 
 def kustomize(folder: Path, target: Path) -> None:
-    """Render a kustomization."""
+    """Render a kustomization into a file."""
     with target.open("wb") as file:
         subprocess.run(["kubectl", "kustomize", folder], stdout=file, check=True)
 
 
 def validate(out: Path) -> None:
-    """Hold what was rendered against the schemas of every version, and against policies."""
+    """Check rendered manifests: the schemas of every version, and policies. Raises CalledProcessError."""
     with tempfile.TemporaryDirectory() as folder:
         for path in sorted(out.glob("*.yaml")):
             objects = [o for o in yaml.safe_load_all(path.read_text(encoding="utf-8")) if o["apiVersion"] != CUSTOM]
@@ -75,13 +84,13 @@ def validate(out: Path) -> None:
         files = sorted(Path(folder).iterdir())
         for version in VERSIONS:
             subprocess.run(["kubernetes-validate", "--strict", "--quiet", "-k", version, *files], check=True)
-            print(f"{len(files)} files fit the schemas of Kubernetes {version}", flush=True)
-    checkov = ["checkov", "--skip-download", "--quiet", "--compact", "--framework", "kubernetes", "--directory", out]
-    subprocess.run(checkov, check=True)
+            print(f"{len(files)} files pass the schemas of Kubernetes {version}", flush=True)
+    checkov = ["checkov", "--skip-download", "--quiet", "--compact", "--framework", "kubernetes", "--directory"]
+    subprocess.run([*checkov, str(out)], check=True)
 
 
 def check_rules(component: Path, out: Path) -> None:
-    """Check the rules as Prometheus gets them, and run their unit tests."""
+    """Check the rules as Prometheus gets them, and run their unit tests. Raises CalledProcessError."""
     (rules,) = [
         document["spec"]
         for document in yaml.safe_load_all((out / "production-monitored.yaml").read_text(encoding="utf-8"))
