@@ -1,4 +1,4 @@
-"""The documents say what the code does."""
+"""The documents describe what the code does."""
 
 from __future__ import annotations
 
@@ -6,18 +6,23 @@ import csv
 import gzip
 import hashlib
 import re
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
 import pytest
 
 from raincast import __version__
-from raincast.observations import COLUMNS
+from raincast.observations.columns import COLUMNS
+from raincast.serving import openapi
 
 ROOT = Path(__file__).resolve().parents[2]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-DATA = (ROOT / "data" / "README.md").read_text(encoding="utf-8")
-DECISIONS = (ROOT / "docs" / "decisions.md").read_text(encoding="utf-8")
+DOCUMENTS = {
+    str(path.relative_to(ROOT)): path.read_text(encoding="utf-8")
+    for path in (*ROOT.glob("*.md"), ROOT / "data" / "README.md", *sorted((ROOT / "docs").glob("*.md")))
+}
+README, DATA, DECISIONS = (DOCUMENTS[name] for name in ("README.md", "data/README.md", "docs/decisions.md"))
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 
 
@@ -60,7 +65,8 @@ def test_every_dependency_has_its_reason_and_its_pin() -> None:
     for name in PROJECT["dependencies"]:
         assert f"\n{name}==" in serving
         assert name in DECISIONS
-    for name in PROJECT["dependencies"] + PROJECT["optional-dependencies"]["dev"]:
+    for dependency in PROJECT["dependencies"] + PROJECT["optional-dependencies"]["dev"]:
+        name = re.split("[<>=]", dependency, maxsplit=1)[0]
         assert f"\n{name.lower()}==" in everything
         assert name in DECISIONS
     pins = dict(re.findall(r"^([a-z][\w.-]*)==(\S+)", everything, re.MULTILINE))
@@ -83,18 +89,50 @@ def test_there_is_one_version() -> None:
 
 def test_every_setting_is_documented_and_exists() -> None:
     code = "".join((ROOT / name).read_text(encoding="utf-8") for name in ("train.py", "prediction.py"))
-    used = {f"RAINCAST_{name}" for name in re.findall(r'command\.setting\("(\w+)"', code)}
-    assert used == set(re.findall(r"RAINCAST_\w+", README))
+    used = {f"RAINCAST_{name}" for name in re.findall(r'\bsetting\("(\w+)"', code)}
+    assert used
+    assert used == set(re.findall(r"^\| `(RAINCAST_\w+)`", DOCUMENTS["docs/forecasting.md"], re.MULTILINE))
+    for name, text in DOCUMENTS.items():
+        assert set(re.findall(r"RAINCAST_[A-Z]\w+", text)) <= used, name
 
 
-def test_every_make_target_in_the_readme_exists() -> None:
+def test_every_make_target_in_a_document_exists() -> None:
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     targets = set(re.findall(r"^([a-z-]+(?: [a-z-]+)*):", makefile, re.MULTILINE))
     names = {name for target in targets for name in target.split()}
-    assert set(re.findall(r"(?:^ {4}|`|&& )make ([a-z-]+)", README, re.MULTILINE)) <= names
+    for document, text in DOCUMENTS.items():
+        assert set(re.findall(r"(?:^ {4}(?:\$ )?|`|&& )make ([a-z-]+)", text, re.MULTILINE)) <= names, document
 
 
 def test_every_file_that_a_document_links_to_exists() -> None:
-    for path in (ROOT / "README.md", ROOT / "data" / "README.md", *(ROOT / "docs").glob("*.md")):
-        for target in re.findall(r"\]\(([^)#:]+)\)", path.read_text(encoding="utf-8")):
-            assert (path.parent / target).exists(), f"{path}: {target}"
+    for name, text in DOCUMENTS.items():
+        for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", text):
+            assert ((ROOT / name).parent / target).exists(), f"{name}: {target}"
+
+
+def test_every_room_is_in_the_diagram_of_the_architecture() -> None:
+    rooms = {path.parent.name for path in (ROOT / "raincast").glob("*/*.py")}
+    assert rooms
+    for room in rooms:
+        assert f"\n| `{room}/` |" in DOCUMENTS["docs/architecture.md"], room
+
+
+def test_every_endpoint_is_documented() -> None:
+    for path in openapi.PATHS:
+        assert f"`{path}`" in DOCUMENTS["docs/service.md"] or f" {path}`" in DOCUMENTS["docs/service.md"], path
+
+
+def test_the_site_has_no_broken_link_and_loads_nothing_from_another_host(tmp_path: Path) -> None:
+    call = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path)]
+    done = subprocess.run(call, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    pages = list(tmp_path.glob("*.html"))
+    assert {path.stem for path in pages} >= {path.stem for path in (ROOT / "docs").glob("*.md")}
+    for path in pages:
+        assert not re.search(
+            r"<(?:link|script|img)\b[^>]*\b(?:href|src)=\"(?:https?:)?//", path.read_text(encoding="utf-8")
+        )
+
+
+def test_the_readme_can_be_skimmed() -> None:
+    assert len(README.splitlines()) <= 120
