@@ -65,9 +65,10 @@ class Program:
 
 @dataclass(frozen=True)
 class Run:
-    """Wall time, peak memory in MB and standard output of one process."""
+    """Wall time, CPU time of all cores, peak memory in MB and standard output of one process."""
 
     seconds: float
+    cpu_seconds: float
     peak: float
     output: str
 
@@ -93,7 +94,7 @@ def measure(program: Program, **paths: str) -> Run:
     seconds = time.perf_counter() - start
     if process.returncode:
         sys.exit(f"exit code {process.returncode}: {shlex.join(call)}")
-    return Run(seconds, usage.ru_maxrss * 1024 / 1e6, output)
+    return Run(seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024 / 1e6, output)
 
 
 def write_copies(record: Path, path: Path, rows: int) -> None:
@@ -166,6 +167,7 @@ class Comparison:
         script = [pandas, str(PEERS / "batch.py"), "{input}", "{output}", model]
         self.programs[PANDAS] = Program(script, work, clean | {"PYTHONPATH": str(ROOT)})
         self.speeds: dict[tuple[int, str], list[float]] = defaultdict(list)
+        self.cpu_speeds: dict[tuple[int, str], list[float]] = defaultdict(list)
         self.peaks: dict[tuple[int, str], list[float]] = defaultdict(list)
         self.largest_difference = 0.0
 
@@ -199,6 +201,7 @@ class Comparison:
             for name in self.programs:
                 result, _ = self.forecast(name, observations)
                 self.speeds[rows, name].append(rows / result.seconds)
+                self.cpu_speeds[rows, name].append(rows / result.cpu_seconds)
                 self.peaks[rows, name].append(result.peak)
                 if name == PANDAS:
                     # The script prints the seconds of its checks.
@@ -212,6 +215,7 @@ class Comparison:
             result, _ = self.forecast(RAINCAST, self.file(rows))
             self.peaks[rows, RAINCAST].append(result.peak)
             self.speeds[rows, RAINCAST].append(rows / result.seconds)
+            self.cpu_speeds[rows, RAINCAST].append(rows / result.cpu_seconds)
 
 
 def run(options: argparse.Namespace, work: Path) -> None:
@@ -227,14 +231,14 @@ def run(options: argparse.Namespace, work: Path) -> None:
 
 def show_bars(comparison: Comparison, record_rows: int) -> None:
     """Print ratios and peak memory with their bars."""
-    options, speeds = comparison.options, comparison.speeds
-    rows = []
-    for size in (record_rows, options.rows):
-        for name in (PANDAS, UNCHECKED, BEFORE):
-            if (size, name) in speeds:
-                limit = RATIO_BAR if (size, name) == (record_rows, PANDAS) else ""
-                measure_name = f"rows/s, {size:,} rows: {RAINCAST} / {name}"
-                rows.append(bar_row(measure_name, limit, ratios(speeds[size, RAINCAST], speeds[size, name]), 2))
+    options, rows = comparison.options, []
+    for unit, speeds in (("s", comparison.speeds), ("core second", comparison.cpu_speeds)):
+        for size in (record_rows, options.rows):
+            for name in (PANDAS, UNCHECKED, BEFORE):
+                if (size, name) in speeds:
+                    limit = RATIO_BAR if (unit, size, name) == ("s", record_rows, PANDAS) else ""
+                    values = ratios(speeds[size, RAINCAST], speeds[size, name])
+                    rows.append(bar_row(f"rows/{unit}, {size:,} rows: {RAINCAST} / {name}", limit, values, 2))
     largest = comparison.peaks.get((options.memory_rows, RAINCAST))
     if largest:
         usual = statistics.median(comparison.peaks[options.rows, RAINCAST])
@@ -248,9 +252,11 @@ def show_runs(comparison: Comparison) -> None:
     """Print throughput and peak memory of each program."""
     rows = []
     for (size, name), speeds in comparison.speeds.items():
-        peaks = comparison.peaks.get((size, name))
-        rows.append([f"{size:,} rows: {name}", spread(speeds), spread(peaks) if peaks else ""])
-    print(table(("", "rows/s", "peak memory MB"), rows))
+        others = (comparison.cpu_speeds.get((size, name)), comparison.peaks.get((size, name)))
+        rows.append(
+            [f"{size:,} rows: {name}", spread(speeds), *(spread(values) if values else "" for values in others)]
+        )
+    print(table(("", "rows/s", "rows/core second", "peak memory MB"), rows))
 
 
 def show_setting(comparison: Comparison) -> None:
