@@ -596,7 +596,8 @@ def show_setting(comparison: Comparison) -> None:
     """Print machine, versions and commands."""
     options = comparison.options
     wrk = subprocess.run(["wrk", "-v"], capture_output=True, text=True, check=False).stdout.split("[")[0]
-    print(f"\n{options.rounds} rounds of {options.seconds} s. {machine()}. {wrk.strip()}.\n")
+    length = "" if options.starts else f" of {options.seconds} s"
+    print(f"\n{options.rounds} rounds{length}. {machine()}. {wrk.strip()}.\n")
     ours = ("numpy", "onnxruntime", "msgspec", "starlette", "uvicorn", "uvloop", "httptools")
     theirs = ("numpy", "pandas", "scikit-learn")
     print(f"- raincast, commit {commit(ROOT)}, and no-op:", pins(RAINCAST_PINS, *ours))
@@ -605,7 +606,8 @@ def show_setting(comparison: Comparison) -> None:
     print("- mlflow:", pins(PEERS / "mlflow.txt", "mlflow", *theirs, "uvicorn", "fastapi"))
     print("- FastAPI:", pins(PEERS / "fastapi.txt", "fastapi", "pydantic", *theirs, "uvicorn", "uvloop", "httptools"))
     print("\n    " + shlex.join(["python", "-m", "benchmarks.serving", *sys.argv[1:]]))
-    for server in comparison.servers.values():
+    containers = [server for name, (server, _) in comparison.started.items() if name == IMAGE]
+    for server in [*comparison.servers.values(), *containers]:
         names = ("OMP_NUM_THREADS", "FASTAPI_MODEL", "PYTHONPATH", "NOOP_RESPONSE")
         settings = [f"{name}={server.environment[name]}" for name in names if name in server.environment]
         print(f"    cd {server.folder}; " + shlex.join([*settings, *server.call]))
