@@ -1,4 +1,4 @@
--- wrk POSTs the lines of a file in turn, and prints its results as JSON: wrk ... -s rotate.lua URL -- FILE
+-- POST the lines of a file in turn, and print the results as JSON: wrk ... -s rotate.lua URL -- FILE
 local requests, turn = {}, 0
 
 function init(args)
@@ -8,7 +8,7 @@ function init(args)
     requests[#requests + 1] = wrk.format(nil, nil, nil, body)
     wrk.body = body
   end
-  -- Without this function wrk sends one request, made once, again and again.
+  -- Without this function wrk formats one request and repeats it.
   if #requests > 1 then
     function request()
       turn = turn % #requests + 1

@@ -1,13 +1,16 @@
 #!/usr/bin/env python3
-"""The service beside its peers: the same machine, the same model, the same requests, in turns.
+"""The service compared with its peers: same machine, same model, same requests, in turns.
 
-    python benchmarks/serving.py --model MODEL --mlflow-model URI --data weatherAUS.csv.gz
+    python -m benchmarks.serving --model MODEL --mlflow-model URI --data weatherAUS.csv.gz
 
-Peers, each in an environment of its own (benchmarks/peers/): `mlflow models serve` of the logged model; FastAPI with
-pydantic, pandas and scikit-learn; and, in the service's own environment, a Starlette route that only reads the body.
-All servers run at once, on one core; wrk, and this script, run on the other. Before anything is measured, all have to
-give the same probabilities. A ratio is that of two measurements in the same round; the median over the rounds counts.
-What the servers write to standard output goes to /dev/null, their standard error to *.log in the --work folder.
+Peers: `mlflow models serve` of the logged model, and FastAPI with pydantic, pandas and scikit-learn, each in its own
+environment (benchmarks/peers/). A Starlette route that only reads the body runs in the service's environment. With
+--before, the service of an earlier commit runs in the same environment.
+
+All servers run at the same time on one core; wrk and this script run on another. Nothing is measured until all servers
+give the same probabilities. A ratio divides two measurements of the same round, each in requests per second of CPU time
+of the server; bars apply to the median over the rounds. Standard output of the servers goes to /dev/null, their
+standard error to *.log in the --work folder.
 
 --mlflow-model is an MLflow URI (models:/m-..., with MLFLOW_TRACKING_URI) or the path of a logged model.
 Needs Linux and wrk.
@@ -37,12 +40,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from side_by_side import BARS, OURS, PEERS, ROOT, environment, held, machine, main, note, parser, pins, ratios, spread
-from side_by_side import table, variables
-
-sys.path.insert(0, str(ROOT))
-
-from raincast.observations import COLUMNS  # pylint: disable=wrong-import-position
+from benchmarks.harness import (
+    BAR_COLUMNS,
+    PEERS,
+    RAINCAST_PINS,
+    ROOT,
+    bar_row,
+    commit,
+    environment,
+    machine,
+    main,
+    note,
+)
+from benchmarks.harness import parser, pins, ratios, spread, table, variables
+from raincast.observations import COLUMNS
 
 HOST = "127.0.0.1"
 RECORDS, TABLE_ROWS, LARGE_ROWS = 500, 1_000, 10_000
@@ -51,30 +62,37 @@ TICKS = os.sysconf("SC_CLK_TCK")
 SAME, TURNS, TABLE = "one record, the same", f"one record, {RECORDS} in turn", f"{TABLE_ROWS:,} records"
 LARGE = f"{LARGE_ROWS:,} records"
 RAINCAST, RAINCAST_MLFLOW, MLFLOW = "raincast /forecast", "raincast /invocations", "mlflow models serve"
+BEFORE, BEFORE_MLFLOW = "raincast before /forecast", "raincast before /invocations"
 IMAGE = "docker run of the image"
 FASTAPI, NOOP = "FastAPI + pydantic + pandas", "no-op Starlette"
+# The same protocol, before and after.
+EARLIER = {RAINCAST: BEFORE, RAINCAST_MLFLOW: BEFORE_MLFLOW}
+# Least ratio per second of CPU time.
+PEER_BARS = {MLFLOW: ">= 80", FASTAPI: ">= 40", NOOP: ">= 0.55"}
+TABLE_BAR, MEMORY_BAR = ">= 3.5", "<= 0.3333"
+START_BARS = {RAINCAST_MLFLOW: "<= 0.0667", IMAGE: "<= 0.1"}
 
 Record = dict[str, Any]
 
 
 @dataclass
 class Server:
-    """A server as a process: how it is called, and what it costs."""
+    """A server process: its command, where it runs and where it listens."""
 
     name: str
     call: list[str]
+    folder: Path
     environment: dict[str, str]
-    core: int
     port: int
     log: Path
     process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        """Begin; the server is not ready yet."""
+        """Start the process, without waiting until the server is ready."""
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(  # pylint: disable=consider-using-with  # `stop` ends it
-                ["taskset", "-c", str(self.core), *self.call],
-                cwd=ROOT,
+                self.call,
+                cwd=self.folder,
                 env=self.environment,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
@@ -83,7 +101,7 @@ class Server:
             )
 
     def wait(self, path: str, body: bytes) -> None:
-        """Until a forecast succeeds."""
+        """Wait until a forecast succeeds."""
         end = time.monotonic() + 120
         while True:
             try:
@@ -96,20 +114,20 @@ class Server:
                 time.sleep(POLL)
 
     def post(self, path: str, body: bytes) -> Any:
-        """The JSON answer to a request."""
+        """Send a request and return the JSON of the response."""
         connection = http.client.HTTPConnection(HOST, self.port, timeout=60)
         try:
             connection.request("POST", path, body, {"Content-Type": "application/json"})
             response = connection.getresponse()
-            answer = response.read()
+            content = response.read()
         finally:
             connection.close()
         if response.status != 200:
-            sys.exit(f"{self.name}: {response.status} {answer[:500]!r}")
-        return json.loads(answer)
+            sys.exit(f"{self.name}: {response.status} {content[:500]!r}")
+        return json.loads(content)
 
     def processes(self) -> Iterator[tuple[int, float]]:
-        """Its processes, all of its own session, with the seconds that each has computed."""
+        """Yield the processes of the server's session with their CPU seconds."""
         assert self.process
         for folder in Path("/proc").iterdir():
             try:
@@ -119,29 +137,29 @@ class Server:
             if fields and int(fields[3]) == self.process.pid and fields[0] != "Z":
                 yield int(folder.name), (int(fields[11]) + int(fields[12])) / TICKS
 
-    def computed(self) -> float:
-        """Seconds that all its processes have computed."""
+    def cpu_seconds(self) -> float:
+        """Return the CPU time of all processes."""
         return sum(seconds for _, seconds in self.processes())
 
     def memory(self) -> tuple[float, float]:
-        """Resident and proportional memory of all its processes in MB."""
-        found = {"Rss": 0, "Pss": 0}
+        """Return resident and proportional memory of all processes in MB."""
+        kilobytes = {"Rss": 0, "Pss": 0}
         for pid, _ in self.processes():
             for line in Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="utf-8").splitlines():
                 name, _, rest = line.partition(":")
-                if name in found:
-                    found[name] += int(rest.split()[0])
-        return found["Rss"] * 1024 / 1e6, found["Pss"] * 1024 / 1e6
+                if name in kilobytes:
+                    kilobytes[name] += int(rest.split()[0])
+        return kilobytes["Rss"] * 1024 / 1e6, kilobytes["Pss"] * 1024 / 1e6
 
     def settle(self) -> None:
-        """Until it has finished what a measurement left behind."""
+        """Wait until the server is idle."""
         before = -1.0
-        while (now := self.computed()) > before + 0.02:
+        while (now := self.cpu_seconds()) > before + 0.02:
             before = now
             time.sleep(0.3)
 
     def stop(self) -> None:
-        """End it and what it started."""
+        """Stop the server and its child processes."""
         if self.process and self.process.poll() is None:
             pids = [pid for pid, _ in self.processes()]
             for sign in (signal.SIGTERM, signal.SIGKILL):
@@ -164,7 +182,7 @@ def _kill(pid: int, sign: signal.Signals) -> None:
 
 @dataclass(frozen=True)
 class Run:
-    """One measurement by wrk."""
+    """One measurement by wrk: requests per second, milliseconds, MB, and shares of a core."""
 
     rate: float
     p50: float
@@ -176,29 +194,29 @@ class Run:
 
     @property
     def per_core_second(self) -> float:
-        """Requests in a second of computing: the rate, had neither wrk nor others held the server up."""
+        """Requests per second of CPU time: the rate of a server that always has its core to itself."""
         return self.rate / max(self.busy, 1 / TICKS)
 
 
 @dataclass(frozen=True)
 class Target:
-    """What is asked: a server, at a path, with the bodies of a file, on so many connections."""
+    """A load: request bodies in a file, sent to a path of a server on some connections."""
 
     server: Server
     path: str
     bodies: Path
     connections: int
 
-    def wrk(self, given: argparse.Namespace, seconds: float) -> list[str]:
-        """The command that measures it."""
-        load = ["-t", str(given.threads), "-c", str(self.connections), "-d", f"{seconds:g}s", "--timeout", "60s"]
+    def wrk(self, options: argparse.Namespace, seconds: int) -> list[str]:
+        """Return the command that measures the load."""
+        load = ["-t", str(options.threads), "-c", str(self.connections), "-d", f"{seconds}s", "--timeout", "60s"]
         url = f"http://{HOST}:{self.server.port}{self.path}"
         return ["wrk", *load, "-s", str(ROOT / "benchmarks" / "rotate.lua"), url, "--", str(self.bodies)]
 
 
 @contextmanager
 def loading(call: list[str]) -> Iterator[subprocess.Popen[str]]:
-    """wrk as it runs."""
+    """Run wrk."""
     with subprocess.Popen(call, stdout=subprocess.PIPE, text=True) as process:
         try:
             yield process
@@ -207,35 +225,35 @@ def loading(call: list[str]) -> Iterator[subprocess.Popen[str]]:
 
 
 def results(process: subprocess.Popen[str], name: str) -> dict[str, float]:
-    """What wrk found. Errors end the script: what is not answered must not count."""
+    """Return the results of wrk. Errors end the script: failed requests must not count."""
     output = process.communicate()[0].strip()
-    found: dict[str, float] = json.loads(output.splitlines()[-1]) if process.returncode == 0 else {"errors": -1}
-    if found["errors"]:
+    numbers: dict[str, float] = json.loads(output.splitlines()[-1]) if process.returncode == 0 else {"errors": -1}
+    if numbers["errors"]:
         sys.exit(f"{name}: errors under load\n{output}")
-    return found
+    return numbers
 
 
-def health(target: Target, given: argparse.Namespace) -> tuple[list[float], float]:
-    """Milliseconds that /healthz takes while large requests come back to back, and the rate of these."""
-    waited = []
+def health(target: Target, options: argparse.Namespace) -> tuple[list[float], float]:
+    """Return the milliseconds of GET /healthz during back-to-back large requests, and the rate of these."""
+    latencies = []
     connection = http.client.HTTPConnection(HOST, target.server.port, timeout=60)
-    with loading(target.wrk(given, given.seconds)) as process:
+    with loading(target.wrk(options, options.seconds)) as process:
         time.sleep(0.1)
         while process.poll() is None:
             start = time.perf_counter()
             connection.request("GET", "/healthz")
             response = connection.getresponse()
             response.read()
-            waited.append((time.perf_counter() - start) * 1000)
+            latencies.append((time.perf_counter() - start) * 1000)
             assert response.status == 200
             time.sleep(HEALTH_POLL)
-        found = results(process, target.server.name)
+        numbers = results(process, target.server.name)
     connection.close()
-    return waited, found["requests"] / found["seconds"]
+    return latencies, numbers["requests"] / numbers["seconds"]
 
 
 def seconds_to_forecast(server: Server, path: str, body: bytes) -> float:
-    """From the start of a process to its first forecast."""
+    """Return the time from the start of the process to its first forecast."""
     start = time.perf_counter()
     server.start()
     try:
@@ -246,7 +264,7 @@ def seconds_to_forecast(server: Server, path: str, body: bytes) -> float:
 
 
 def records_of(path: Path) -> list[Record]:
-    """The observations of a CSV file, as a request has them, by day."""
+    """Return the observations of a CSV file as in a request, sorted by day."""
     with gzip.open(path, "rt") if path.suffix == ".gz" else path.open(encoding="utf-8") as file:
         rows = sorted(csv.DictReader(file), key=lambda row: (row["Date"], row["Location"]))
     return [{column.name: _value(column.kind, row[column.name]) for column in COLUMNS} for row in rows]
@@ -259,12 +277,12 @@ def _value(kind: str, text: str) -> Any:
 
 
 def forecast_body(records: Sequence[Record]) -> bytes:
-    """A request for POST /forecast."""
+    """Encode a request for POST /forecast."""
     return json.dumps({"observations": records}).encode()
 
 
 def mlflow_body(records: Sequence[Record]) -> bytes:
-    """A request of the MLflow protocol, as pandas' DataFrame makes it."""
+    """Encode a request of the MLflow protocol like pandas."""
     split = {"columns": list(records[0]), "data": [list(record.values()) for record in records]}
     return json.dumps({"dataframe_split": split}).encode()
 
@@ -272,67 +290,83 @@ def mlflow_body(records: Sequence[Record]) -> bytes:
 BODIES = {"/forecast": forecast_body, "/invocations": mlflow_body}
 
 
-def probabilities(answer: Any) -> list[float]:
-    """What rain is given in an answer of either protocol."""
-    if "predictions" in answer:
-        return [p for _, p in answer["predictions"]]
-    return [forecast["probability_of_rain"] for forecast in answer["forecasts"]]
+def probabilities(response: Any) -> list[float]:
+    """Return the probabilities of rain in a response of either protocol."""
+    if "predictions" in response:
+        return [p for _, p in response["predictions"]]
+    return [forecast["probability_of_rain"] for forecast in response["forecasts"]]
 
 
-def check(targets: Sequence[tuple[str, Server, str]], samples: Sequence[Sequence[Record]]) -> float:
-    """The largest difference between any two servers' probabilities; ends the script above 1e-9."""
+def check(targets: Sequence[tuple[Server, str]], samples: Sequence[Sequence[Record]]) -> float:
+    """Return the largest difference between any two servers' probabilities; exit above 1e-9."""
     differences: list[float] = []
     for sample in samples:
-        found = [probabilities(server.post(path, BODIES[path](sample))) for _, server, path in targets]
-        if {len(probability) for probability in found} != {len(sample)}:
+        by_server = [probabilities(server.post(path, BODIES[path](sample))) for server, path in targets]
+        if {len(probability) for probability in by_server} != {len(sample)}:
             sys.exit(f"not every server gives {len(sample)} forecasts for {len(sample)} records")
-        differences += [max(p) - min(p) for p in zip(*found, strict=True)]
-    # Not a number is not the same either.
+        differences += [max(p) - min(p) for p in zip(*by_server, strict=True)]
+    # Also fails on NaN.
     if not all(difference <= 1e-9 for difference in differences):
         sys.exit(f"the servers' probabilities differ by {max(differences):.2g}: nothing is measured")
     return max(differences)
 
 
-def servers_of(given: argparse.Namespace, work: Path) -> dict[str, Server]:
-    """The servers, none of them started. The no-op's answer is still to be written."""
-    bins = {name: environment(given.uv, work, PEERS / f"{name}.txt") for name in ("mlflow", "fastapi")}
-    ours, model = environment(given.uv, work, OURS), str(given.model.resolve())
-    logged = work / "logged-model"
-    shutil.rmtree(logged, ignore_errors=True)
-    call = [str(bins["mlflow"] / "mlflow"), "artifacts", "download", "-u", given.mlflow_model, "-d", str(logged)]
-    quiet = variables(MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR="false")
-    subprocess.run(call, env=quiet, check=True, stdout=subprocess.DEVNULL)
-    logged = next(logged.rglob("MLmodel")).parent
-    # As uvicorn is set up in raincast/connections.py.
+def make_servers(options: argparse.Namespace, work: Path) -> dict[str, Server]:
+    """Return the servers by name, not started. The response of the no-op is not written yet."""
+    ours = environment(options.uv, work, RAINCAST_PINS)
+    mlflow, fastapi = (environment(options.uv, work, PEERS / f"{name}.txt") for name in ("mlflow", "fastapi"))
+    model = str(options.model.resolve())
+    logged = download(mlflow, options.mlflow_model, work)
+    # The settings of uvicorn in the service.
     bare = ["--loop", "uvloop", "--http", "httptools", "--no-access-log"]
     same = [*bare, "--lifespan", "off", "--ws", "none", "--no-server-header"]
-    path = {name: f"{folder}:{os.environ['PATH']}" for name, folder in bins.items()}
+    one_thread = {"OMP_NUM_THREADS": "1"}
 
-    def server(name: str, call: list[str], **more: str) -> Server:
+    def server(name: str, call: list[str], settings: dict[str, str], folder: Path = work) -> Server:
         port = free_port()
-        log = work / f"{name.split()[0].lower()}.log"
+        log = work / f"{name.replace(' ', '-').lower()}.log"
         log.unlink(missing_ok=True)
-        return Server(name, [*call, "--host", HOST, "--port", str(port)], variables(**more), given.core, port, log)
+        pinned = ["taskset", "-c", str(options.core), *call, "--host", HOST, "--port", str(port)]
+        return Server(name, pinned, folder, variables(**settings), port, log)
+
+    def raincast(name: str, checkout: Path, model: str) -> Server:
+        serve = [str(ours / "python"), "prediction.py", "serve", "--model", model, "--drain-seconds", "0"]
+        return server(name, serve, {}, checkout)
 
     def uvicorn(folder: Path, app: str) -> list[str]:
         return [str(folder / "python"), "-m", "uvicorn", app, "--app-dir", str(PEERS)]
 
-    python = str(ours / "python")
-    serve = [python, "prediction.py", "serve", "--model", model, "--drain-seconds", "0"]
-    mlflow = [str(bins["mlflow"] / "mlflow"), "models", "serve", "-m", str(logged), "--env-manager", "local"]
-    hand_written = [*uvicorn(bins["fastapi"], "fastapi_app:app"), *bare]
-    threads = {"OMP_NUM_THREADS": "1"}
-    made = (
-        server("raincast", serve),
-        server(MLFLOW, mlflow, PATH=path["mlflow"], **threads),
-        server(FASTAPI, hand_written, PYTHONPATH=str(ROOT), FASTAPI_MODEL=model, **threads),
-        server(NOOP, [*uvicorn(ours, "noop:app"), *same], NOOP_ANSWER=str(work / "answer.json")),
-    )
-    return {server.name: server for server in made}
+    serve_logged = [str(mlflow / "mlflow"), "models", "serve", "-m", str(logged), "--env-manager", "local"]
+    settings = {"PYTHONPATH": str(ROOT), "FASTAPI_MODEL": model, **one_thread}
+    servers = [raincast("raincast", ROOT, model)]
+    if options.before:
+        before_model = str((options.before_model or options.model).resolve())
+        servers.append(raincast("raincast before", options.before.resolve(), before_model))
+    servers += [
+        server(MLFLOW, serve_logged, {"PATH": f"{mlflow}:{os.environ['PATH']}", **one_thread}),
+        server(FASTAPI, [*uvicorn(fastapi, "fastapi_app:app"), *bare], settings),
+        server(NOOP, [*uvicorn(ours, "noop:app"), *same], {"NOOP_RESPONSE": str(work / "response.json")}),
+    ]
+    if options.image:
+        # On the host's network: Docker's proxy accepts connections before the container listens, and repeats its first
+        # attempt to connect to the container only after a second.
+        run_image = ["docker", "run", "--rm", "--network", "host", "--cpuset-cpus", str(options.core), options.image]
+        servers.append(server(IMAGE, [*run_image, "serve", "--drain-seconds", "0"], {}))
+    return {server.name: server for server in servers}
+
+
+def download(mlflow: Path, uri: str, work: Path) -> Path:
+    """Download a model logged to MLflow into the work folder."""
+    logged = work / "logged-model"
+    shutil.rmtree(logged, ignore_errors=True)
+    call = [str(mlflow / "mlflow"), "artifacts", "download", "-u", uri, "-d", str(logged)]
+    quiet = variables(MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR="false")
+    subprocess.run(call, env=quiet, check=True, stdout=subprocess.DEVNULL)
+    return next(logged.rglob("MLmodel")).parent
 
 
 def free_port() -> int:
-    """A port that nobody listens on."""
+    """Return a port on which no process listens."""
     with socket.socket() as listener:
         listener.bind((HOST, 0))
         port: int = listener.getsockname()[1]
@@ -340,13 +374,13 @@ def free_port() -> int:
 
 
 class Comparison:
-    """The servers, what they are asked, and what was found."""
+    """The servers, their loads and the measurements."""
 
-    # pylint: disable=too-many-instance-attributes  # all that the tables need
+    # pylint: disable=too-many-instance-attributes  # the tables need all of them
 
-    def __init__(self, given: argparse.Namespace, work: Path) -> None:
-        self.given, self.work = given, work
-        records = records_of(given.data)
+    def __init__(self, options: argparse.Namespace, work: Path) -> None:
+        self.options, self.work = options, work
+        records = records_of(options.data)
         sample = random.Random(0).sample(records, RECORDS)
         self.requests = {
             SAME: [sample[:1]],
@@ -355,219 +389,247 @@ class Comparison:
             LARGE: [records[-LARGE_ROWS:]],
         }
         self.first = sample[:1]
-        self.servers = servers_of(given, work)
-        self.asked = {
-            RAINCAST: (self.servers["raincast"], "/forecast"),
-            RAINCAST_MLFLOW: (self.servers["raincast"], "/invocations"),
-            MLFLOW: (self.servers[MLFLOW], "/invocations"),
-            FASTAPI: (self.servers[FASTAPI], "/forecast"),
-            NOOP: (self.servers[NOOP], "/forecast"),
+        servers = make_servers(options, work)
+        container = servers.pop(IMAGE, None)
+        self.servers = servers
+        self.endpoints = {
+            RAINCAST: (servers["raincast"], "/forecast"),
+            RAINCAST_MLFLOW: (servers["raincast"], "/invocations"),
         }
-        self.targets = {(load, name): self.target(load, name) for load in (SAME, TURNS) for name in self.asked}
-        self.targets |= {(TABLE, name): self.target(TABLE, name) for name in (RAINCAST_MLFLOW, MLFLOW)}
-        self.started = [(name, *self.asked[name]) for name in (RAINCAST_MLFLOW, MLFLOW)]
-        if given.image:
-            port = free_port()
-            # On the host's network: before the container listens, Docker's proxy answers for it, and its first attempt
-            # to get through is repeated only after a second.
-            options = ["--rm", "--network", "host", "--cpuset-cpus", str(given.core)]
-            settings = ["--host", HOST, "--port", str(port), "--drain-seconds", "0"]
-            call = ["docker", "run", *options, given.image, "serve", *settings]
-            container = Server(IMAGE, call, variables(), given.core, port, work / "image.log")
-            self.started.append((IMAGE, container, "/invocations"))
+        if "raincast before" in servers:
+            before = servers["raincast before"]
+            self.endpoints |= {BEFORE: (before, "/forecast"), BEFORE_MLFLOW: (before, "/invocations")}
+        self.endpoints |= {
+            MLFLOW: (servers[MLFLOW], "/invocations"),
+            FASTAPI: (servers[FASTAPI], "/forecast"),
+            NOOP: (servers[NOOP], "/forecast"),
+        }
+        self.targets = {(load, name): self.target(load, name) for load in (SAME, TURNS) for name in self.endpoints}
+        self.started = {
+            name: self.endpoints[name] for name in (RAINCAST_MLFLOW, BEFORE_MLFLOW, MLFLOW) if name in self.endpoints
+        }
+        self.targets |= {(TABLE, name): self.target(TABLE, name) for name in self.started}
+        if container:
+            self.started[IMAGE] = (container, "/invocations")
         self.difference = 0.0
         self.runs: dict[tuple[str, str], list[Run]] = defaultdict(list)
         self.starts: dict[str, list[float]] = defaultdict(list)
-        self.waited: list[list[float]] = []
+        self.health_latencies: list[list[float]] = []
         self.large_rates: list[float] = []
 
     def target(self, load: str, name: str) -> Target:
-        """The requests of a load, in a file, for a server."""
-        server, path = self.asked[name]
+        """Write the requests of a load for a server into a file."""
+        server, path = self.endpoints[name]
         file = self.work / f"{load.replace(' ', '-').replace(',', '')}{path.replace('/', '-')}.jsonl"
         file.write_bytes(b"".join(BODIES[path](request) + b"\n" for request in self.requests[load]))
-        connections = {TABLE: self.given.table_connections, LARGE: 1}.get(load, self.given.connections)
+        connections = {TABLE: self.options.table_connections, LARGE: 1}.get(load, self.options.connections)
         return Target(server, path, file, connections)
 
     def start(self) -> None:
-        """Start all servers, check their answers, warm them up."""
-        ours, answer = self.servers["raincast"], self.work / "answer.json"
+        """Start all servers, check their responses, warm them up."""
+        ours, file = self.servers["raincast"], self.work / "response.json"
         body = forecast_body(self.first)
         ours.start()
         ours.wait("/forecast", body)
-        answer.write_text(json.dumps(ours.post("/forecast", body), separators=(",", ":")), encoding="utf-8")
+        file.write_text(json.dumps(ours.post("/forecast", body), separators=(",", ":")), encoding="utf-8")
         for server in self.servers.values():
             if server is not ours:
                 server.start()
-        for server, path in self.asked.values():
+        for server, path in self.endpoints.values():
             server.wait(path, BODIES[path](self.first))
-        forecasting = [(name, server, path) for name, (server, path) in self.asked.items() if name != NOOP]
+        forecasting = [endpoint for name, endpoint in self.endpoints.items() if name != NOOP]
         together = [record for (record,) in self.requests[TURNS]]
         self.difference = check(forecasting, [*self.requests[TURNS], together, *self.requests[TABLE]])
-        note(f"all give the same probabilities, to {self.difference:.1g}")
+        note(f"all servers give the same probabilities, to {self.difference:.1g}")
         for target in self.targets.values():
-            self.measure(target, self.given.warm_up)
+            self.measure(target, self.options.warm_up)
 
-    def measure(self, target: Target, seconds: float) -> Run:
-        """Load a server; its memory is looked at in the middle, and whether others compute meanwhile."""
+    def measure(self, target: Target, seconds: int) -> Run:
+        """Load a server; read its memory in the middle, and the CPU time of the other servers."""
         server = target.server
         others = [other for other in self.servers.values() if other is not server]
         for each in self.servers.values():
             each.settle()
-        before, others_before = server.computed(), sum(other.computed() for other in others)
-        with loading(target.wrk(self.given, seconds)) as process:
+        before, others_before = server.cpu_seconds(), sum(other.cpu_seconds() for other in others)
+        with loading(target.wrk(self.options, seconds)) as process:
             time.sleep(seconds / 2)
             resident, proportional = server.memory()
-            found = results(process, server.name)
-        busy = (server.computed() - before) / found["seconds"]
-        others_busy = (sum(other.computed() for other in others) - others_before) / found["seconds"]
-        rate = found["requests"] / found["seconds"]
-        return Run(rate, found["p50"], found["p99"], resident, proportional, busy, others_busy)
+            numbers = results(process, server.name)
+        busy = (server.cpu_seconds() - before) / numbers["seconds"]
+        others_busy = (sum(other.cpu_seconds() for other in others) - others_before) / numbers["seconds"]
+        rate = numbers["requests"] / numbers["seconds"]
+        return Run(rate, numbers["p50"], numbers["p99"], resident, proportional, busy, others_busy)
 
-    def measure_round(self) -> None:
-        """Every load on every server, once."""
-        for key, target in self.targets.items():
-            self.runs[key].append(found := self.measure(target, self.given.seconds))
-            note(f"{key[0]}: {key[1]}: {found.rate:,.1f} a second")
+    def measure_round(self, number: int) -> None:
+        """Measure every load on every server once; every second round in reverse order."""
+        for (load, name), target in list(self.targets.items())[:: -1 if number % 2 else 1]:
+            result = self.measure(target, self.options.seconds)
+            self.runs[load, name].append(result)
+            note(f"{load}: {name}: {result.rate:,.1f} a second, {result.per_core_second:,.1f} per core second")
         for server in self.servers.values():
             server.settle()
-        waits, rate = health(self.target(LARGE, RAINCAST), self.given)
-        self.waited.append(waits)
+        latencies, rate = health(self.target(LARGE, RAINCAST), self.options)
+        self.health_latencies.append(latencies)
         self.large_rates.append(rate)
 
     def measure_starts(self) -> None:
-        """From a process to its first forecast, in turns; the first round only fills the caches."""
-        for number in range(self.given.rounds + 1):
-            for name, server, path in self.started:
-                took = seconds_to_forecast(server, path, BODIES[path](self.first))
-                note(f"start to first forecast: {name}: {took:.3f} s")
-                self.starts[name] += [took] if number else []
+        """Measure the time to the first forecast, in turns; the first round only fills the caches."""
+        for number in range(self.options.rounds + 1):
+            for name, (server, path) in self.started.items():
+                seconds = seconds_to_forecast(server, path, BODIES[path](self.first))
+                note(f"start to first forecast: {name}: {seconds:.3f} s")
+                self.starts[name] += [seconds] if number else []
 
 
-def run(given: argparse.Namespace, work: Path) -> None:
+def run(options: argparse.Namespace, work: Path) -> None:
     """Prepare, check, measure, print."""
-    os.sched_setaffinity(0, {given.client_core})
-    comparison = Comparison(given, work)
-    if given.starts:
+    os.sched_setaffinity(0, {options.client_core})
+    comparison = Comparison(options, work)
+    if options.starts:
         comparison.measure_starts()
         show_starts(comparison)
+        show_setting(comparison)
         return
     with ExitStack() as stack:
         for server in comparison.servers.values():
             stack.callback(server.stop)
         comparison.start()
-        for number in range(given.rounds):
-            note(f"round {number + 1} of {given.rounds}")
-            comparison.measure_round()
+        for number in range(options.rounds):
+            note(f"round {number + 1} of {options.rounds}")
+            comparison.measure_round(number)
     comparison.measure_starts()
     show_bars(comparison)
+    show_before(comparison)
     show_runs(comparison)
+    show_starts(comparison)
+    show_health(comparison)
     show_setting(comparison)
 
 
-def show_bars(found: Comparison) -> None:
-    """The bars, and what was reached."""
+def ratio(comparison: Comparison, load: str, names: tuple[str, str], quantity: str = "per_core_second") -> list[float]:
+    """Divide a quantity of two servers under the same load, round by round."""
+    values = ([getattr(run, quantity) for run in comparison.runs[load, name]] for name in names)
+    return ratios(*values)
 
-    def ratio(load: str, what: str, ours: str, theirs: str) -> list[float]:
-        return ratios(*([getattr(run, what) for run in found.runs[load, name]] for name in (ours, theirs)))
 
-    lines = []
+def show_bars(comparison: Comparison) -> None:
+    """Print the ratios to the peers with their bars; ratios of the earlier commit have none."""
+    rows = []
     for load in (SAME, TURNS):
-        for ours in (RAINCAST, RAINCAST_MLFLOW):
-            lines.append(held(f"{load}: {ours} / mlflow", ">= 100", ratio(load, "rate", ours, MLFLOW)))
-            lines.append(held(f"{load}: {ours} / FastAPI", ">= 40", ratio(load, "rate", ours, FASTAPI)))
-            lines.append(held(f"{load}: {ours} / no-op", ">= 0.55", ratio(load, "rate", ours, NOOP), 2))
-            efficiency = ratio(load, "per_core_second", ours, NOOP)
-            lines.append(held(f"{load}: {ours} / no-op, per core second", ">= 0.55", efficiency, 2))
-    lines.append(held(f"{TABLE}: raincast / mlflow", ">= 3", ratio(TABLE, "rate", RAINCAST_MLFLOW, MLFLOW)))
+        for name in (RAINCAST, RAINCAST_MLFLOW, BEFORE, BEFORE_MLFLOW):
+            if name in comparison.endpoints:
+                for peer, limit in PEER_BARS.items():
+                    values = ratio(comparison, load, (name, peer))
+                    digits = 2 if peer == NOOP else 1
+                    rows.append(bar_row(f"{load}: {name} / {peer}", limit if name in EARLIER else "", values, digits))
+    for name, limit in ((RAINCAST_MLFLOW, TABLE_BAR), (BEFORE_MLFLOW, "")):
+        if name in comparison.endpoints:
+            rows.append(bar_row(f"{TABLE}: {name} / {MLFLOW}", limit, ratio(comparison, TABLE, (name, MLFLOW)), 2))
+    print("Requests per core second:\n")
+    print(table(BAR_COLUMNS, rows))
+    rows = []
     for load in (TURNS, TABLE):
-        memory = ratio(load, "resident", RAINCAST_MLFLOW, MLFLOW)
-        lines.append(held(f"resident memory, {load}: raincast / mlflow", "<= 0.3333", memory, 4))
-    print(table(BARS, lines))
+        values = ratio(comparison, load, (RAINCAST_MLFLOW, MLFLOW), "resident")
+        rows.append(bar_row(f"resident memory, {load}: raincast / {MLFLOW}", MEMORY_BAR, values, 4))
+    print(table(BAR_COLUMNS, rows))
 
 
-def show_runs(found: Comparison) -> None:
-    """What was measured, as medians with least and largest."""
+def show_before(comparison: Comparison) -> None:
+    """Print the ratios of this commit to the earlier one, per core second."""
+    rows = [
+        [f"{load}: {after} / {before}", spread(ratio(comparison, load, (after, before)), 3)]
+        for load in (SAME, TURNS, TABLE)
+        for after, before in EARLIER.items()
+        if (load, before) in comparison.targets
+    ]
+    if rows:
+        print(table(("after / before, requests per core second", "median (least to most)"), rows))
+
+
+def show_runs(comparison: Comparison) -> None:
+    """Print the measurements as medians with least and largest."""
+    measures = ("requests/s", "p50 ms", "p99 ms", "resident MB", "proportional MB", "of its core", "per core second")
     for load in (SAME, TURNS, TABLE):
-        lines = []
-        for name in (name for asked, name in found.runs if asked == load):
-            runs = found.runs[load, name]
+        rows = []
+        for name in (name for other, name in comparison.runs if other == load):
+            runs = comparison.runs[load, name]
             shown = [spread([run.rate for run in runs], 1)]
             shown += [spread([run.p50 for run in runs], 2), spread([run.p99 for run in runs], 2)]
             shown += [spread([run.resident for run in runs]), spread([run.proportional for run in runs])]
             shown.append(f"{statistics.median(run.busy for run in runs):.0%}")
             shown.append(spread([run.per_core_second for run in runs], 1))
-            lines.append([name, *shown])
-        measures = (
-            "requests/s",
-            "p50 ms",
-            "p99 ms",
-            "resident MB",
-            "proportional MB",
-            "of its core",
-            "per core second",
-        )
-        print(table((load, *measures), lines))
-    show_starts(found)
-    p99 = [statistics.quantiles(waits, n=100)[98] for waits in found.waited]
-    together = [wait for waits in found.waited for wait in waits]
-    print(
-        f"- /healthz while {LARGE} come back to back ({spread(found.large_rates, 1)} requests a second):"
-        f" p50 {statistics.median(together):.2f} ms, p99 {spread(p99, 2)} ms,"
-        f" longest {max(together):.1f} ms of {len(together):,}."
-    )
-    busy = max(run.others_busy for runs in found.runs.values() for run in runs)
-    print("- Where a server had much less than all of its core, the machine was not idle, and requests/s say little.")
-    print(f"- The servers that were not measured used at most {busy:.1%} of a core meanwhile.")
-    print(f"- Largest difference between any two servers' probabilities: {found.difference:.2g}.")
+            rows.append([name, *shown])
+        print(table((load, *measures), rows))
 
 
-def show_starts(found: Comparison) -> None:
-    """How soon each forecasts, against the bars."""
-    bars = {RAINCAST_MLFLOW: "<= 0.0667", IMAGE: "<= 0.1"}
-    lines = [
-        held(f"start to first forecast: {name} / mlflow", bars[name], ratios(times, found.starts[MLFLOW]), 4)
-        for name, times in found.starts.items()
-        if name != MLFLOW
+def show_starts(comparison: Comparison) -> None:
+    """Print the times to the first forecast with their bars."""
+    starts = comparison.starts
+    pairs = [(name, MLFLOW, START_BARS.get(name, "")) for name in starts if name != MLFLOW]
+    if BEFORE_MLFLOW in starts:
+        pairs.append((RAINCAST_MLFLOW, BEFORE_MLFLOW, ""))
+    rows = [
+        bar_row(f"start to first forecast: {name} / {other}", limit, ratios(starts[name], starts[other]), 4)
+        for name, other, limit in pairs
     ]
-    print(table(BARS, lines))
-    for name, times in found.starts.items():
+    print(table(BAR_COLUMNS, rows))
+    for name, times in starts.items():
         print(f"- Start to first forecast, {name}: {spread(times, 3)} s.")
 
 
-def show_setting(found: Comparison) -> None:
-    """Where and how it was measured."""
-    given = found.given
+def show_health(comparison: Comparison) -> None:
+    """Print the latency of /healthz under load, and the checks of the measurement."""
+    p99 = [statistics.quantiles(latencies, n=100)[98] for latencies in comparison.health_latencies]
+    together = [latency for latencies in comparison.health_latencies for latency in latencies]
+    print(
+        f"- /healthz during back-to-back requests of {LARGE} ({spread(comparison.large_rates, 1)} a second):"
+        f" p50 {statistics.median(together):.2f} ms, p99 {spread(p99, 2)} ms,"
+        f" longest {max(together):.1f} ms of {len(together):,}."
+    )
+    busy = max(run.others_busy for runs in comparison.runs.values() for run in runs)
+    print("- If a server used much less than its core, the machine was not idle and requests/s are not reliable.")
+    print(f"- The servers not being measured used at most {busy:.1%} of a core.")
+    print(f"- Largest difference between any two servers' probabilities: {comparison.difference:.2g}.")
+
+
+def show_setting(comparison: Comparison) -> None:
+    """Print machine, versions and commands."""
+    options = comparison.options
     wrk = subprocess.run(["wrk", "-v"], capture_output=True, text=True, check=False).stdout.split("[")[0]
-    print(f"\n{given.rounds} rounds of {given.seconds:g} s. {machine()}. {wrk.strip()}.\n")
+    length = "" if options.starts else f" of {options.seconds} s"
+    print(f"\n{options.rounds} rounds{length}. {machine()}. {wrk.strip()}.\n")
     ours = ("numpy", "onnxruntime", "msgspec", "starlette", "uvicorn", "uvloop", "httptools")
     theirs = ("numpy", "pandas", "scikit-learn")
-    print("- raincast, no-op:", pins(OURS, *ours))
+    print(f"- raincast, commit {commit(ROOT)}, and no-op:", pins(RAINCAST_PINS, *ours))
+    if options.before:
+        print(f"- raincast before: commit {commit(options.before)}")
     print("- mlflow:", pins(PEERS / "mlflow.txt", "mlflow", *theirs, "uvicorn", "fastapi"))
     print("- FastAPI:", pins(PEERS / "fastapi.txt", "fastapi", "pydantic", *theirs, "uvicorn", "uvloop", "httptools"))
-    print("\n    " + shlex.join(["python", *sys.argv]))
-    for server in found.servers.values():
-        names = ("OMP_NUM_THREADS", "FASTAPI_MODEL", "PYTHONPATH", "NOOP_ANSWER")
+    print("\n    " + shlex.join(["python", "-m", "benchmarks.serving", *sys.argv[1:]]))
+    containers = [server for name, (server, _) in comparison.started.items() if name == IMAGE]
+    for server in [*comparison.servers.values(), *containers]:
+        names = ("OMP_NUM_THREADS", "FASTAPI_MODEL", "PYTHONPATH", "NOOP_RESPONSE")
         settings = [f"{name}={server.environment[name]}" for name in names if name in server.environment]
-        print("    " + shlex.join([*settings, "taskset", "-c", str(server.core), *server.call]))
-    call = found.targets[TURNS, RAINCAST].wrk(given, given.seconds)
-    print(f"    taskset -c {given.client_core} {shlex.join(call)}")
+        print(f"    cd {server.folder}; " + shlex.join([*settings, *server.call]))
+    call = comparison.targets[TURNS, RAINCAST].wrk(options, options.seconds)
+    print(f"    taskset -c {options.client_core} {shlex.join(call)}")
 
 
 def arguments() -> argparse.Namespace:
-    """The command line."""
-    made = parser(__doc__)
-    made.add_argument("--mlflow-model", required=True, help="the same model as logged to MLflow: URI or path")
-    made.add_argument("--image", help="an image of Docker's engine with raincast, whose start is measured as well")
-    made.add_argument("--starts", action="store_true", help="measure only how soon each forecasts")
-    made.add_argument("--seconds", type=float, default=10, help="of each measurement (%(default)s)")
-    made.add_argument("--warm-up", type=float, default=3, help="seconds of each warm-up (%(default)s)")
-    made.add_argument("--connections", type=int, default=16, help="of wrk (%(default)s)")
-    made.add_argument("--table-connections", type=int, default=2, help=f"of wrk with {TABLE} (%(default)s)")
-    made.add_argument("--threads", type=int, default=1, help="of wrk (%(default)s)")
-    made.add_argument("--core", type=int, default=0, help="the servers' core (%(default)s)")
-    made.add_argument("--client-core", type=int, default=1, help="wrk's core (%(default)s)")
-    return made.parse_args()
+    """Parse the command line."""
+    command_line = parser(__doc__)
+    add = command_line.add_argument
+    add("--mlflow-model", required=True, help="the same model as logged to MLflow: URI or path")
+    add("--image", help="an image of Docker's engine with raincast, whose start is measured as well")
+    add("--starts", action="store_true", help="measure only the time to the first forecast")
+    add("--seconds", type=int, default=10, help="of each measurement (default: %(default)s)")
+    add("--warm-up", type=int, default=3, help="seconds of each warm-up (default: %(default)s)")
+    add("--connections", type=int, default=16, help="of wrk (default: %(default)s)")
+    add("--table-connections", type=int, default=2, help=f"of wrk with {TABLE} (default: %(default)s)")
+    add("--threads", type=int, default=1, help="of wrk (default: %(default)s)")
+    add("--core", type=int, default=0, help="the servers' core (default: %(default)s)")
+    add("--client-core", type=int, default=1, help="wrk's core (default: %(default)s)")
+    return command_line.parse_args()
 
 
 if __name__ == "__main__":

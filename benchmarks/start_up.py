@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""How long a forecast of the sample takes from start to end, beside only importing scikit-learn and pandas.
+"""Wall time of a forecast of the sample compared with only importing scikit-learn and pandas.
 
     make benchmark
 
@@ -13,9 +13,9 @@ import subprocess
 import sys
 import time
 from importlib import metadata
-from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+from benchmarks.harness import ROOT
+
 ROUNDS = 15
 CALLS = {
     "prediction.py on the sample": [sys.executable, str(ROOT / "prediction.py")],
@@ -24,14 +24,14 @@ CALLS = {
 
 
 def seconds(call: list[str]) -> float:
-    """Wall time of one process."""
+    """Return the wall time of one process."""
     start = time.perf_counter()
     subprocess.run(call, check=True, stdout=subprocess.DEVNULL)
     return time.perf_counter() - start
 
 
 def main() -> None:
-    """Warm up, run in turns, print medians and their ratio."""
+    """Warm up, run in turns, print the medians and their ratio."""
     for call in CALLS.values():
         seconds(call)
     runs: dict[str, list[float]] = {name: [] for name in CALLS}

@@ -1,8 +1,8 @@
-"""The script one usually writes by hand to forecast a file: pandas, the joblib pipeline, Parquet.
+"""A typical hand-written script that forecasts a file: pandas, the joblib pipeline, Parquet.
 
-python batch.py INPUT.csv OUTPUT.parquet MODEL_DIRECTORY
+    python batch.py INPUT.csv OUTPUT.parquet MODEL_DIRECTORY
 
-It makes the features with Raincast's own code, and prints the seconds that its checks of every value take.
+Uses Raincast's code for the features, and prints the seconds that its checks of every value take.
 """
 
 import sys
@@ -16,18 +16,18 @@ from raincast import features
 from raincast.training import table_from_frame
 
 
-def main(source: str, output: str, model: str) -> None:
+def main(observations: str, forecasts: str, model: str) -> None:
     """Read, forecast, write."""
-    frame = pd.read_csv(source)
+    frame = pd.read_csv(observations)
     pipeline = joblib.load(Path(model) / "model.joblib")
     start = time.perf_counter()
     table = table_from_frame(frame)
     print(time.perf_counter() - start)
-    # The pipeline without its first step, which makes table and features at once.
+    # The first step of the pipeline makes table and features at once; here the table is timed separately.
     probability = pipeline[1:].predict_proba(features.build(table))[:, 1]
     pd.DataFrame({"probability_of_rain": probability}).assign(
         Date=frame["Date"], Location=frame["Location"]
-    ).to_parquet(output)
+    ).to_parquet(forecasts)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""The service one usually writes by hand: FastAPI, pydantic with the limits, a DataFrame, the joblib pipeline.
+"""A typical hand-written service: FastAPI, pydantic with the limits, a DataFrame, the joblib pipeline.
 
-It forecasts in the event loop: for one record that is faster than FastAPI's threads.
+Forecasts in the event loop: for one record that is faster than FastAPI's threads.
 """
 
 import datetime
@@ -34,22 +34,22 @@ Observation: Any = create_model("Observation", **{column.name: _field(column) fo
 
 
 class Observations(BaseModel):  # pylint: disable=too-few-public-methods
-    """The body of a request."""
+    """Body of a request."""
 
     observations: list[Observation]
 
 
 class Forecast(BaseModel):  # pylint: disable=too-few-public-methods
-    """One line of the answer."""
+    """Forecast for one observation."""
 
-    # pylint: disable=invalid-name  # the columns' own names
+    # pylint: disable=invalid-name  # named like the columns
     Date: datetime.date | None
     Location: str
     probability_of_rain: float
 
 
 class Forecasts(BaseModel):  # pylint: disable=too-few-public-methods
-    """The answer."""
+    """Body of the response."""
 
     forecasts: list[Forecast]
 
@@ -59,7 +59,7 @@ app = FastAPI()
 
 @app.post("/forecast")
 async def forecast(body: Observations) -> Forecasts:
-    """The probabilities of rain."""
+    """Return the probability of rain for each observation."""
     frame = pd.DataFrame([observation.model_dump() for observation in body.observations])
     probability = PIPELINE.predict_proba(frame)[:, 1]
     return Forecasts(

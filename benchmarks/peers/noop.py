@@ -1,4 +1,4 @@
-"""A service that reads the body and answers with the content of NOOP_ANSWER: what Starlette and uvicorn cost alone."""
+"""No-op service: reads the request and returns the file NOOP_RESPONSE. Measures the cost of Starlette and uvicorn."""
 
 import os
 from pathlib import Path
@@ -8,13 +8,13 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-ANSWER = Path(os.environ["NOOP_ANSWER"]).read_bytes()
+RESPONSE = Path(os.environ["NOOP_RESPONSE"]).read_bytes()
 
 
 async def forecast(request: Request) -> Response:
-    """The same answer to everything."""
+    """Return the same response to every request."""
     await request.body()
-    return Response(ANSWER, media_type="application/json")
+    return Response(RESPONSE, media_type="application/json")
 
 
 app = Starlette(routes=[Route("/forecast", forecast, methods=["POST"])])
