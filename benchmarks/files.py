@@ -44,8 +44,13 @@ from benchmarks.harness import (
     machine,
     main,
     note,
+    parser,
+    pins,
+    ratios,
+    spread,
+    table,
+    variables,
 )
-from benchmarks.harness import parser, pins, ratios, spread, table, variables
 
 SHIFT = timedelta(days=3 * 1461)
 FIRST, LAST = date(1900, 1, 1), date(2199, 12, 31)

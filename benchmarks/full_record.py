@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 
 from benchmarks.harness import ROOT
-from raincast import model
+from raincast.forecasting import model
 
 VERIFY_FROM = "2015-07-01"
 # Least ROC AUC, least Brier skill, largest expected calibration error.

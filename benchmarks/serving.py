@@ -51,9 +51,14 @@ from benchmarks.harness import (
     machine,
     main,
     note,
+    parser,
+    pins,
+    ratios,
+    spread,
+    table,
+    variables,
 )
-from benchmarks.harness import parser, pins, ratios, spread, table, variables
-from raincast.observations import COLUMNS
+from raincast.observations.columns import COLUMNS
 
 HOST = "127.0.0.1"
 RECORDS, TABLE_ROWS, LARGE_ROWS = 500, 1_000, 10_000

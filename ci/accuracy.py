@@ -26,8 +26,12 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from raincast import command, model, reading, source, training, verification
-from raincast.observations import TARGET, Table, as_known_at_3pm
+from raincast import cli, verification
+from raincast.forecasting import model
+from raincast.observations import download, reading
+from raincast.observations.columns import TARGET
+from raincast.observations.table import Table, as_known_at_3pm
+from raincast.training import splits
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -81,16 +85,16 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
 
 def record_setting() -> str:
     """Where the record is that a training takes unless told otherwise."""
-    return command.setting("DATA", str(BUNDLED)) or ""
+    return cli.setting("DATA", str(BUNDLED)) or ""
 
 
 def read_record(data: str, description: dict[str, Any]) -> Table:
     """The record that a model was trained on, with the answers. CallError where it is another one."""
-    name = source.shown(data)
-    with source.local(data) as path:
-        sha256 = source.verified_sha256(name, path, None)
+    name = download.without_secrets(data)
+    with download.local_copy(data) as path:
+        sha256 = download.verified_sha256(name, path, None)
         if sha256 != description["data_sha256"]:
-            raise command.CallError(
+            raise cli.CallError(
                 f"{name}: the model was trained on other data, {description['data']} with the SHA-256"
                 f" {description['data_sha256'][:8]}...; RAINCAST_DATA says which"
             )
@@ -115,7 +119,7 @@ def unseen(table: Table, descriptions: Sequence[dict[str, Any]]) -> NDArray[np.b
         raise Incomparable("they are of different data without dates, so nobody can tell what each was trained on")
     rows = known.copy()
     for description in descriptions:
-        last_share = training.last_share(table, description["config"]["verification_share"])
+        last_share = splits.last_share(table, description["config"]["verification_share"])
         if np.sum(known & ~last_share) != description["rows"]:
             raise Incomparable(f"{description['version']} was trained on other rows than its share of them says")
         rows &= last_share
@@ -181,7 +185,7 @@ def judge(given: argparse.Namespace) -> None:
         return
     lacking = [part for part in APPLICATION if not (given.champion / part).exists()]
     if lacking:
-        raise command.CallError(f"{given.champion}: not the application of an image: it has no {', '.join(lacking)}")
+        raise cli.CallError(f"{given.champion}: not the application of an image: it has no {', '.join(lacking)}")
     folder = given.champion.resolve()
     champion = System("model in use", folder / "prediction.py", folder / "model")
     challenger = System("new model", ROOT / "prediction.py", given.model.resolve())
@@ -198,9 +202,9 @@ def judge(given: argparse.Namespace) -> None:
     worse = [form for form, result in found.items() if result.worse(TOLERANCE)]
     if worse:
         print(f"\nRED: worse than the model in use, beyond chance and a tolerance of {TOLERANCE}: {', '.join(worse)}")
-        sys.exit(command.FAILED)
+        sys.exit(cli.FAILED)
     print("\ngreen: not worse than the model in use")
 
 
 if __name__ == "__main__":
-    sys.exit(command.run(lambda: judge(arguments())))
+    sys.exit(cli.run(lambda: judge(arguments())))

@@ -103,7 +103,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def deploy(given: argparse.Namespace, image: str, description: dict[str, Any]) -> None:
     """Apply, wait and test; roll back if a step fails. Raises Failure."""
-    manifests = rendered(given.env, image, description)
+    manifests = render(given.env, image, description)
     (namespace,) = re.findall(r"^namespace: (\S+)$", (OVERLAYS / given.env / "kustomization.yaml").read_text(), re.M)
     cluster = Cluster(namespace)
     before = cluster.revision()
@@ -121,7 +121,7 @@ def deploy(given: argparse.Namespace, image: str, description: dict[str, Any]) -
     say(f"{namespace} serves model {description['version']} of commit {description['commit']}")
 
 
-def rendered(env: str, image: str, description: dict[str, Any]) -> str:
+def render(env: str, image: str, description: dict[str, Any]) -> str:
     """Render an overlay with this image and with a change cause for the rollout history. Raises Failure."""
     cause = f"commit {description['commit']}, model {description['version']}, image {image.rpartition('@')[2]}"
     patch = {

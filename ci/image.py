@@ -27,7 +27,8 @@ from pathlib import Path
 
 from ci import oci, programs, registry, sbom
 from ci.registry import CommandError, run
-from raincast import __version__, model
+from raincast import __version__
+from raincast.forecasting import model
 
 ROOT = Path(__file__).resolve().parent.parent
 BUILT, FILES = ROOT / "image", ROOT / "image" / "files"

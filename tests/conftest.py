@@ -19,7 +19,7 @@ import pytest
 from hypothesis import settings
 
 from ci import pipeline
-from raincast import model
+from raincast.forecasting import model
 
 # What starts pytest in the background, as runners do, may ignore Ctrl-C, and what pytest starts would inherit that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

@@ -12,8 +12,8 @@ from pathlib import Path
 import joblib
 import pandas as pd
 
-from raincast import features
-from raincast.training import table_from_frame
+from raincast.features.build import build_features
+from raincast.training.sklearn_pipeline import table_from_frame
 
 
 def main(observations: str, forecasts: str, model: str) -> None:
@@ -24,7 +24,7 @@ def main(observations: str, forecasts: str, model: str) -> None:
     table = table_from_frame(frame)
     print(time.perf_counter() - start)
     # The first step of the pipeline makes table and features at once; here the table is timed separately.
-    probability = pipeline[1:].predict_proba(features.build(table))[:, 1]
+    probability = pipeline[1:].predict_proba(build_features(table))[:, 1]
     pd.DataFrame({"probability_of_rain": probability}).assign(
         Date=frame["Date"], Location=frame["Location"]
     ).to_parquet(forecasts)

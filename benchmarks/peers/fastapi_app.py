@@ -13,7 +13,7 @@ import pandas as pd
 from fastapi import FastAPI
 from pydantic import BaseModel, Field, create_model
 
-from raincast.observations import COLUMNS, DIRECTIONS, Column
+from raincast.observations.columns import COLUMNS, DIRECTIONS, Column
 
 PIPELINE = joblib.load(Path(os.environ["FASTAPI_MODEL"]) / "model.joblib")
 

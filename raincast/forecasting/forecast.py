@@ -52,5 +52,5 @@ def check_parity(model: Model) -> None:
     difference = np.max([np.abs(values - parity[name]) for name, values in fcst.items()])
     if not difference <= PARITY_TOLERANCE:
         raise ModelError(
-            f"forecasts differ by {difference:g} from those of the training, the tolerance is {PARITY_TOLERANCE:g}"
+            f"forecasts differ by {difference:g} from those of the training, allowed is {PARITY_TOLERANCE:g}"
         )

@@ -27,8 +27,8 @@ class Duplicate(Violation):
     """A station-day that stands in the table already, in the row that is given as the limit."""
 
     def __str__(self) -> str:
-        already = f"stands already in row {self.limit}, a station has one observation a day"
-        return f"row {self.row}, {self.column}: {self.value} {already}"
+        duplicate = f"duplicates row {self.limit}; a station has one observation per day"
+        return f"row {self.row}, {self.column}: {self.value} {duplicate}"
 
 
 class ObservationError(ValueError):
@@ -64,5 +64,5 @@ def violation_error(source: str, violations: Sequence[Violation], count: int) ->
     """One error for all violations of a source: all counted, the first few shown."""
     shown = "; ".join(str(violation) for violation in violations[:VIOLATIONS_SHOWN])
     more = f" (and {count - VIOLATIONS_SHOWN} more)" if count > VIOLATIONS_SHOWN else ""
-    text = f"{source}: {shown}{more}" if count == 1 else f"{source}: {count} violations: {shown}{more}"
+    text = f"{source}: {shown}{more}" if count == 1 else f"{source}: {count} problems: {shown}{more}"
     return ObservationError(text, violations, count)

@@ -45,8 +45,8 @@ class Problem(Exception):
     def document(self, **members: str) -> bytes:
         """Return the problem document, with further members."""
         title = HTTPStatus(self.status).phrase
-        document = ProblemDocument("about:blank", title, self.status, self.detail, self.kind, **self.members, **members)
-        return msgspec.json.encode(document)
+        document = ProblemDocument("about:blank", title, self.status, self.detail, self.kind)
+        return msgspec.json.encode(msgspec.to_builtins(document) | self.members | members)
 
     def raw(self) -> bytes:
         """Return a complete HTTP response that closes the connection."""

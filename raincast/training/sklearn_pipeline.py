@@ -18,26 +18,26 @@ from raincast.observations.parsing import check_header, parse_blocks
 from raincast.observations.table import Table
 from raincast.verification import Array
 
-# Made-up observations that a loaded model is tried with: a dry and a wet station with context, one with missing values.
+# Made-up observations that a loaded model is tried with: neighbours, so that context counts; the last as known at 3 pm.
 PARITY_ROWS: tuple[dict[str, Any], ...] = (
     {
-        "Date": "2016-01-15", "Location": "Adelaide", "MinTemp": 21.4, "MaxTemp": 38.9, "Rainfall": 0.0,
-        "Evaporation": 11.8, "Sunshine": 13.2, "WindGustDir": "N", "WindGustSpeed": 52, "WindDir9am": "NNE",
-        "WindDir3pm": "NNW", "WindSpeed9am": 11, "WindSpeed3pm": 22, "Humidity9am": 24, "Humidity3pm": 11,
-        "Pressure9am": 1009.2, "Pressure3pm": 1005.7, "Cloud9am": 0, "Cloud3pm": 2, "Temp9am": 28.6, "Temp3pm": 37.8,
-        "RainToday": "No",
-    },
-    {
-        "Date": "2016-01-15", "Location": "Darwin", "MinTemp": 24.1, "MaxTemp": 29.7, "Rainfall": 46.2,
-        "Evaporation": 2.4, "Sunshine": 0.3, "WindGustDir": "WNW", "WindGustSpeed": 63, "WindDir9am": "W",
-        "WindDir3pm": "WNW", "WindSpeed9am": 26, "WindSpeed3pm": 30, "Humidity9am": 93, "Humidity3pm": 88,
-        "Pressure9am": 1004.9, "Pressure3pm": 1001.6, "Cloud9am": 8, "Cloud3pm": 8, "Temp9am": 25.8, "Temp3pm": 27.9,
+        "Date": "2016-09-13", "Location": "Melbourne", "MinTemp": 8.9, "MaxTemp": 15.8, "Rainfall": 3.4,
+        "Evaporation": 2.8, "Sunshine": 4.6, "WindGustDir": "SW", "WindGustSpeed": 52, "WindDir9am": "WNW",
+        "WindDir3pm": "SW", "WindSpeed9am": 17, "WindSpeed3pm": 26, "Humidity9am": 74, "Humidity3pm": 63,
+        "Pressure9am": 1009.6, "Pressure3pm": 1008.1, "Cloud9am": 6, "Cloud3pm": 7, "Temp9am": 11.2, "Temp3pm": 14.7,
         "RainToday": "Yes",
     },
     {
-        "Date": "2016-01-15", "Location": "MountGambier", "MinTemp": 14.0, "Rainfall": 0.4, "WindDir9am": "NNW",
-        "WindSpeed9am": 9, "Humidity9am": 61, "Humidity3pm": 29, "Pressure9am": 1008.8, "Pressure3pm": 1004.1,
-        "Temp9am": 20.3, "Temp3pm": 33.6, "RainToday": "No",
+        "Date": "2016-09-13", "Location": "MelbourneAirport", "MinTemp": 7.1, "MaxTemp": 14.9, "Rainfall": 5.2,
+        "Evaporation": 3.0, "Sunshine": 3.9, "WindGustDir": "WSW", "WindGustSpeed": 63, "WindDir9am": "W",
+        "WindDir3pm": "WSW", "WindSpeed9am": 24, "WindSpeed3pm": 33, "Humidity9am": 79, "Humidity3pm": 68,
+        "Pressure9am": 1009.2, "Pressure3pm": 1007.6, "Cloud9am": 7, "Cloud3pm": 7, "Temp9am": 10.1, "Temp3pm": 13.6,
+        "RainToday": "Yes",
+    },
+    {
+        "Date": "2016-09-13", "Location": "Watsonia", "MinTemp": 6.4, "Rainfall": 0.8, "WindDir9am": "NW",
+        "WindSpeed9am": 13, "Humidity9am": 81, "Humidity3pm": 60, "Pressure9am": 1009.9, "Pressure3pm": 1008.4,
+        "Temp9am": 10.4, "Temp3pm": 14.2, "RainToday": "No",
     },
 )  # fmt: skip
 

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from ci.accuracy import read_record, record_setting
-from raincast import model
-from raincast.observations import Table
+from raincast.forecasting import model
+from raincast.observations.table import Table
 
 
 @pytest.fixture(name="description", scope="session")

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from ci.accuracy import BUNDLED, record_setting
-from raincast import training
+from raincast.training import forms
 
 Verification = dict[str, Any]
 # Nobody has honestly reached more than .92 on the Australian record.
@@ -38,7 +38,7 @@ class Floors:
     standard_errors: float
 
 
-OF_BUNDLED = {training.ONE_ROW: Floors(0.890, 0.40, 0.01, 3), training.ONE_ROW_3PM: Floors(0.880, 0.375, 0.01, 3)}
+OF_BUNDLED = {forms.SINGLE_ROW: Floors(0.890, 0.40, 0.01, 3), forms.SINGLE_ROW_3PM: Floors(0.880, 0.375, 0.01, 3)}
 OF_OTHERS = Floors(0.80, 0.20, 0.02, 6)
 
 
@@ -101,7 +101,7 @@ def test_the_probabilities_are_reliable(verification: Verification, floors: dict
 
 
 def test_the_whole_day_knows_no_less_than_3_pm(verification: Verification) -> None:
-    for whole, at_3pm in ((training.CONTEXT, training.CONTEXT_3PM), (training.ONE_ROW, training.ONE_ROW_3PM)):
+    for whole, at_3pm in ((forms.CONTEXT, forms.CONTEXT_3PM), (forms.SINGLE_ROW, forms.SINGLE_ROW_3PM)):
         if whole in verification["forms"]:
             scores = [verification["forms"][form]["brier_score"] for form in (whole, at_3pm)]
             # The same where a record lacks what is unknown at 3 pm, up to chance.

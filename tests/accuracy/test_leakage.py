@@ -11,7 +11,8 @@ import pandas as pd
 import pytest
 
 from ci.accuracy import write
-from raincast.observations import ANSWERS, TARGET, Table, rows_of, take
+from raincast.observations.columns import OUTCOME_COLUMNS, TARGET
+from raincast.observations.table import Table, rows_of, take
 from tests.conftest import Command
 from tests.integration.serving import started
 
@@ -25,7 +26,7 @@ def fixture_inputs(record: Table, tmp_path_factory: pytest.TempPathFactory) -> d
     known = np.flatnonzero(~np.isnan(obs))
     rows = known[:: max(1, len(known) // ROWS)]
     path = tmp_path_factory.mktemp("leakage") / "observations.csv"
-    write({name: values for name, values in take(record, rows).items() if name not in ANSWERS}, path)
+    write({name: values for name, values in take(record, rows).items() if name not in OUTCOME_COLUMNS}, path)
     frame = pd.read_csv(path, dtype=str, keep_default_na=False)
     wet = obs[rows] == 1
     assert 0 < np.sum(wet) < len(wet)
@@ -33,7 +34,7 @@ def fixture_inputs(record: Table, tmp_path_factory: pytest.TempPathFactory) -> d
     for name, rain in (("right", wet), ("opposite", ~wet), ("shuffled", np.random.default_rng(0).permutation(wet))):
         answers = {"RISK_MM": np.where(rain, "12.4", "0.0"), "RainTomorrow": np.where(rain, "Yes", "No")}
         inputs[name] = frame.assign(**answers)
-    assert set(inputs["right"]) - set(frame) == ANSWERS
+    assert set(inputs["right"]) - set(frame) == OUTCOME_COLUMNS
     assert rows_of(record) >= len(frame) >= ROWS
     return inputs
 

@@ -11,8 +11,10 @@ import pandas as pd
 import pytest
 
 from ci.accuracy import unseen
-from raincast import features, model, training
-from raincast.observations import TARGET, Table, take
+from raincast.features.build import build_features
+from raincast.forecasting import model
+from raincast.observations.columns import TARGET
+from raincast.observations.table import Table, take
 from raincast.verification import Climatology, brier_score, brier_skill_score, expected_calibration_error, roc_auc
 
 
@@ -24,7 +26,7 @@ def test_the_figures_in_the_description_come_from_what_serves(
     climatology = Climatology.fit(record["Location"][known], record["Date"][known], record[TARGET.name][known])
     reference = climatology.forecast(record["Location"][rows], record["Date"][rows])
     forms = description["verification"]["forms"]
-    matrices = training.forms(record)
+    matrices = forms.form_matrices(record)
     assert set(matrices) == set(forms)
     for form, matrix in matrices.items():
         fcst = loaded.probability_of_rain(matrix[rows])
@@ -49,7 +51,7 @@ def test_joblib_and_onnx_forecast_the_same(trained: Path, bundled_rows: list[dic
 
 def test_each_of_many_rows_alone_is_forecast_as_in_the_batch(trained: Path, record: Table) -> None:
     loaded = model.load(trained)
-    matrix = features.build(take(record, slice(2000)))
+    matrix = build_features(take(record, slice(2000)))
     alone = [loaded.probability_of_rain(matrix[row : row + 1])[0] for row in range(2000)]
     # onnxruntime adds the trees of one row in another order than a batch's, which may turn the last digit.
     np.testing.assert_allclose(alone, loaded.probability_of_rain(matrix), rtol=0, atol=1e-12)

@@ -15,7 +15,9 @@ from typing import Any
 import duckdb
 import pytest
 
-from raincast import __version__, forecast, model, reading
+from raincast import __version__
+from raincast.forecasting import forecast, model, writing
+from raincast.observations import reading
 from tests.conftest import ROOT, build_image
 from tests.container.engine import address, asked, docker, running
 from tests.integration.serving import ROW, body_of, eventually
@@ -33,7 +35,7 @@ pytestmark = pytest.mark.usefixtures("image_folder")
 @pytest.fixture(name="expected", scope="module")
 def fixture_expected(trained: Path) -> list[dict[str, Any]]:
     """The forecasts for the bundled sample, made outside the image."""
-    text = forecast.rendered(forecast.forecast(model.load(trained), reading.read(SAMPLE)), "csv").decode()
+    text = writing.render(forecast.forecast(model.load(trained), reading.read(SAMPLE)), "csv").decode()
     return list(csv.DictReader(io.StringIO(text)))
 
 

@@ -16,7 +16,7 @@ import pytest
 import yaml
 
 from ci.manifests import check_rules, validate
-from raincast import connections
+from raincast.serving import http_protocol
 from tests.conftest import Command
 from tests.deployment.cluster import K8S, SEARCH, Object, container, differences, of_kind, pod
 from tests.integration.serving import Server
@@ -229,7 +229,7 @@ def test_every_setting_is_one_of_the_service(manifests: Manifests, command: Comm
 def test_the_pod_has_the_time_that_its_shutdown_may_take(manifests: Manifests) -> None:
     drain = int(of_kind(manifests["production"], "ConfigMap")["data"]["RAINCAST_DRAIN_SECONDS"])
     # Requests in flight at the end of the drain get their time and 5 s, each of two logs 5 s.
-    end = drain + connections.REQUEST_SECONDS + 5 + 2 * 5
+    end = drain + http_protocol.REQUEST_SECONDS + 5 + 2 * 5
     assert end < pod(of_kind(manifests["production"], "Deployment"))["terminationGracePeriodSeconds"]
     strategy = of_kind(manifests["production"], "Deployment")["spec"]["strategy"]["rollingUpdate"]
     assert strategy["maxUnavailable"] == 0

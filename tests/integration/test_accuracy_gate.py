@@ -16,9 +16,12 @@ import numpy as np
 import pytest
 
 from ci import accuracy
-from raincast import command as exit_codes
-from raincast import model, reading, training
-from raincast.observations import TARGET, Table
+from raincast import cli
+from raincast.forecasting import model
+from raincast.observations import reading
+from raincast.observations.columns import TARGET
+from raincast.observations.table import Table
+from raincast.training import forms
 from tests.conftest import ROOT
 
 GOOD, POOR = 40, 4
@@ -92,7 +95,7 @@ def gate(champion: Path, challenger: Path, data: Path) -> tuple[int, str, str]:
 
 def test_a_model_is_not_worse_than_itself(poor: Tree, slice_csv: Path, tmp_path: Path) -> None:
     code, out, err = gate(poor.as_image(tmp_path / "champion"), poor.model, slice_csv)
-    assert (code, err) == (exit_codes.DONE, "")
+    assert (code, err) == (cli.DONE, "")
     assert out.count("+0.00000 to +0.00000  not worse") == 2
     assert out.endswith("\ngreen: not worse than the model in use\n")
 
@@ -103,11 +106,11 @@ def test_a_poorer_model_is_red_beside_a_model_in_use_that_is_run_with_its_own_co
     with pytest.raises(model.ModelError, match="learned from other features"):
         model.load(good.model)
     code, out, err = gate(good.as_image(tmp_path / "champion"), poor.model, slice_csv)
-    assert (code, err) == (exit_codes.FAILED, "")
+    assert (code, err) == (cli.FAILED, "")
     red = "RED: worse than the model in use, beyond chance and a tolerance of 0.0005: whole day, as known at 3 pm"
     assert out.splitlines()[-1] == red
     # Each is scored as what its own training found.
-    for form, line in ((training.ONE_ROW, "whole day"), (training.ONE_ROW_3PM, "as known at 3 pm")):
+    for form, line in ((forms.SINGLE_ROW, "whole day"), (forms.SINGLE_ROW_3PM, "as known at 3 pm")):
         scores = [float(number) for number in out.split(f"\n{line}")[1].split()[:2]]
         found = [model.describe(tree.model)["verification"]["forms"][form]["brier_score"] for tree in (good, poor)]
         assert scores == pytest.approx(found, abs=1e-5)
@@ -117,14 +120,14 @@ def test_a_model_in_use_that_cannot_forecast_the_record_is_red(poor: Tree, slice
     champion = poor.as_image(tmp_path / "champion")
     (champion / "model" / "model.onnx").write_bytes(b"")
     code, _, err = gate(champion, poor.model, slice_csv)
-    assert code == exit_codes.FAILED
+    assert code == cli.FAILED
     assert err.startswith("accuracy.py: the model in use cannot forecast this record, exit code 1: prediction.py: ")
     assert "SHA-256 differs" in err
 
 
 def test_without_a_model_in_use_the_floors_are_all_that_counts(poor: Tree, slice_csv: Path, tmp_path: Path) -> None:
     code, out, err = gate(tmp_path / "champion", poor.model, slice_csv)
-    assert (code, err) == (exit_codes.DONE, "")
+    assert (code, err) == (cli.DONE, "")
     assert out == f"{tmp_path / 'champion'}: no model in use yet: floors only\n"
 
 
@@ -134,19 +137,19 @@ def test_models_of_different_data_without_dates_are_not_compared(poor: Tree, sli
     canonical = json.dumps(description, sort_keys=True, indent=1).encode()
     (champion / "model" / "model.json").write_text(json.dumps(description | {"sha256": model.sha256(canonical)}))
     code, out, _ = gate(champion, poor.model, slice_csv)
-    assert code == exit_codes.DONE
+    assert code == cli.DONE
     reason = "they are of different data without dates, so nobody can tell what each was trained on"
     assert out.splitlines()[-1] == f"not compared: {reason}: floors only"
 
 
 def test_a_wrong_call_is_told_from_a_red_verdict(poor: Tree, slice_csv: Path, tmp_path: Path) -> None:
     code, _, err = gate(ROOT / "docs", poor.model, slice_csv)
-    assert code == exit_codes.WRONG_INPUT
+    assert code == cli.WRONG_INPUT
     assert "not the application of an image: it has no prediction.py, raincast, " in err
     lines = slice_csv.read_text().splitlines(keepends=True)
     (tmp_path / "shorter.csv").write_text("".join(lines[:-10]))
     code, _, err = gate(poor.as_image(tmp_path / "champion"), poor.model, tmp_path / "shorter.csv")
-    assert code == exit_codes.WRONG_INPUT
+    assert code == cli.WRONG_INPUT
     assert "shorter.csv: the model was trained on other data, slice.csv with the SHA-256 " in err
 
 

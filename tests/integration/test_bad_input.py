@@ -44,7 +44,7 @@ BAD = {
     "30 February": (with_rows("2017-02-30,Albury,0,45,N"), "row 1, Date: '2017-02-30' is not a date as YYYY-MM-DD"),
     "a station-day twice": (
         with_rows("2017-01-01,Albury,0,45,N", "2017-01-01,Albury,1,46,N"),
-        "row 2, Date: Albury on 2017-01-01 stands already in row 1",
+        "row 2, Date: Albury on 2017-01-01 duplicates row 1",
     ),
     "a column twice": (b"Location,Rainfall,Rainfall\nAlbury,1,2\n", "the column Rainfall stands there more than once"),
     "Latin-1": (with_rows("2017-01-01,Orléans,0,45,N").decode().encode("latin-1"), "line 2 is not UTF-8: byte 0xe9"),

@@ -23,8 +23,10 @@ from hypothesis import strategies as st
 from schemathesis.specs.openapi import checks
 from threadpoolctl import threadpool_limits
 
-from raincast import forecast, model, reading
-from raincast.observations import COLUMNS, EXAMPLE, MEASUREMENTS
+from raincast.forecasting import forecast, model
+from raincast.observations import reading
+from raincast.observations.columns import COLUMNS, MEASUREMENTS
+from raincast.serving.openapi import EXAMPLE
 from tests.conftest import Command
 from tests.integration.serving import CSV, JSON, ROW, Reply, Server, body_of, eventually, many, request, started
 from tests.integration.test_bad_input import BAD, GOOD, with_rows

@@ -31,7 +31,7 @@ from tests.integration.serving import (
 )
 
 FILES = "resource.setrlimit(resource.RLIMIT_NOFILE, ({soft}, {hard}))"
-HASTY = "connections.HEADER_SECONDS, connections.REQUEST_SECONDS = 1.0, 2.0"
+HASTY = "http_protocol.HEADER_SECONDS, http_protocol.REQUEST_SECONDS = 1.0, 2.0"
 FORECAST = request("POST", "/forecast", body_of([ROW]))
 HEALTHZ = request("GET", "/healthz")
 LARGE = b"Location,Rainfall,Humidity3pm\n" + b"Sydney,1.5,70\n" * 10_000
@@ -389,7 +389,7 @@ def test_dripping_requests_are_closed(hasty: Server) -> None:
 
 
 def test_blank_lines_do_not_keep_a_connection_open(trained: Path, tmp_path: Path) -> None:
-    setup = f"{HASTY}; connections.KEEP_ALIVE_SECONDS = 1"
+    setup = f"{HASTY}; http_protocol.KEEP_ALIVE_SECONDS = 1"
     with started(tmp_path, "--model", trained, setup=setup) as server:
         for data in (HEALTHZ, FORECAST):
             for more in (b"", b"\r\n"):
@@ -406,7 +406,7 @@ def test_blank_lines_do_not_keep_a_connection_open(trained: Path, tmp_path: Path
 
 def test_the_51st_connection_is_refused_until_one_closes(trained: Path, tmp_path: Path) -> None:
     with (
-        started(tmp_path, "--model", trained, setup="connections.Connection.limit = 50") as server,
+        started(tmp_path, "--model", trained, setup="http_protocol.Connection.limit = 50") as server,
         ExitStack() as stack,
     ):
         clients = [stack.enter_context(server.client()) for _ in range(50)]
@@ -426,7 +426,7 @@ def test_the_51st_connection_is_refused_until_one_closes(trained: Path, tmp_path
 def test_10000_connections_are_held_and_the_next_is_told_why(trained: Path, tmp_path: Path) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     limit = 10_000 if hard >= 10_200 else hard - 200
-    setup = f"connections.Connection.limit = {limit}; " + FILES.format(soft=hard, hard=hard)
+    setup = f"http_protocol.Connection.limit = {limit}; " + FILES.format(soft=hard, hard=hard)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     try:
         with started(tmp_path, "--model", trained, setup=setup) as server, ExitStack() as stack:

@@ -22,8 +22,9 @@ import mlflow
 import numpy as np
 import pytest
 
-from raincast import forecast, model, reading
-from raincast.observations import EXAMPLE
+from raincast.forecasting import forecast, model
+from raincast.observations import reading
+from raincast.serving.openapi import EXAMPLE
 from tests.conftest import ROOT, Command, small_disk
 from tests.integration.serving import (
     CSV,

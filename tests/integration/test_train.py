@@ -17,7 +17,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from raincast import model, reading, report
+from raincast.forecasting import model
+from raincast.observations import reading
+from raincast.training import model_card
 from tests.conftest import ROOT, Command
 
 QUICK = ("--iterations", "12")
@@ -79,7 +81,7 @@ def test_the_report_is_complete_and_stands_alone(run: tuple[Any, Path, str]) -> 
     assert html.count('src="data:image/svg+xml;base64,') == 4
     assert 'src="http' not in html
     description = model.describe(run[1])
-    for cell in report.score_table(description["verification"])[1]:
+    for cell in model_card.score_table(description["verification"])[1]:
         assert cell in card
         assert cell in html
     assert len(description["importance"]) == 20
@@ -104,7 +106,7 @@ def test_the_run_is_in_mlflow_with_both_models(run: tuple[Any, Path, str], slice
 
     frame = pd.read_csv(slice_csv, nrows=50).drop(columns="RainTomorrow")
     table = reading.read(slice_csv)
-    matrix = model.features.build({name: values[:50] for name, values in table.items()})
+    matrix = model.build_features({name: values[:50] for name, values in table.items()})
     expected = model.load(directory).probability_of_rain(matrix)
     pipeline = mlflow.pyfunc.load_model(models["pipeline"].model_uri)
     assert not pipeline.metadata.signature.inputs.input_dict()["Humidity3pm"].required

@@ -14,8 +14,10 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from raincast import features, model, reading
-from raincast.observations import Table, take
+from raincast.features.build import build_features, own_feature_count
+from raincast.forecasting import model
+from raincast.observations import reading
+from raincast.observations.table import Table, take
 from tests.conftest import ROOT
 from tests.integration.serving import many, started
 
@@ -126,10 +128,10 @@ class Trees:
 
 @pytest.mark.parametrize("name", [model.GRAPH, model.ROW_GRAPH])
 def test_a_forecast_visits_few_nodes(trained: Path, rows: Table, name: str) -> None:
-    loaded, matrix = model.load(trained), features.build(rows)
+    loaded, matrix = model.load(trained), build_features(rows)
     fcst = loaded.probability_of_rain(matrix)
     if name == model.ROW_GRAPH:
-        matrix = matrix[:, : features.own()]
+        matrix = matrix[:, : own_feature_count()]
     visited, logit = Trees.of(trained / name).walk(matrix)
     # The walk is that of the graph: a constant apart, which the graph adds to all rows, it ends in the same forecasts.
     assert np.ptp(np.log(fcst / (1 - fcst)) - logit) < 1e-6

@@ -26,10 +26,11 @@ from starlette.responses import Response
 from starlette.routing import Route
 from threadpoolctl import threadpool_limits
 
-from raincast import features, model, training
-from raincast.answers import Answer
-from raincast.observations import EXAMPLE
-from raincast.server import Service
+from raincast.features.build import build_features, row_features
+from raincast.forecasting import model
+from raincast.serving.app import Service
+from raincast.serving.openapi import EXAMPLE
+from raincast.training import sklearn_pipeline
 
 WARM_UP = 5
 # Times what a route that does nothing takes: through ASGI, and on the short way of small requests.
@@ -117,8 +118,8 @@ def test_a_forecast_of_one_record_costs_little_beside_what_starlette_costs_alone
 def test_the_quick_way_of_one_record_is_in_the_range_of_a_route_that_does_nothing(
     service: Service, no_op: Starlette
 ) -> None:
-    def quickly() -> Answer:
-        answers: list[Answer] = []
+    def quickly() -> Response:
+        answers: list[Response] = []
         service.quick(FORECAST, HEADERS, BODY, time.perf_counter(), lambda answer, _: answers.append(answer))
         service.flush()
         answer = answers.pop()
@@ -141,13 +142,13 @@ def test_forecasts_are_faster_than_those_of_the_scikit_learn_pipeline(
 ) -> None:
     pipeline = joblib.load(trained / model.PIPELINE)
     frame = pd.DataFrame(bundled_rows[-rows:])
-    table = training.table_from_frame(frame)
+    table = sklearn_pipeline.table_from_frame(frame)
     row = {name: values[0].item() for name, values in table.items()}
 
     def ours() -> Any:
         if rows == 1:
-            return [loaded.probability_alone(features.build_row(row))]
-        return loaded.probability_of_rain(features.build(table))
+            return loaded.single_row_probabilities(row_features(row))
+        return loaded.probability_of_rain(build_features(table))
 
     def theirs() -> Any:
         return pipeline[1:].predict_proba(pipeline[0].transform(frame))[:, 1]

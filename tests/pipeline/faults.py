@@ -14,13 +14,13 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from raincast.observations import ANSWERS, TARGET
+from raincast.observations.columns import OUTCOME_COLUMNS, TARGET
 
 Variables = dict[str, str]
 BUNDLED = Path("data") / "observations.csv.gz"
 FAULTY = Path("data") / "faulty.csv.gz"
 # The columns of a record that are no measurements.
-KEPT = {"Date", "Location", *ANSWERS}
+KEPT = {"Date", "Location", *OUTCOME_COLUMNS}
 
 
 def label_leak(checkout: Path) -> Variables:

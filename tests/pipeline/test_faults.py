@@ -10,7 +10,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from raincast.observations import TARGET
+from raincast.observations.columns import TARGET
 from tests.conftest import ROOT
 from tests.pipeline import faults
 

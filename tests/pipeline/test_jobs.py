@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from raincast import __version__, health
+from raincast import __version__
+from raincast.serving import healthcheck
 from tests.conftest import ROOT
 
 
@@ -100,4 +101,4 @@ def test_an_installed_program_is_not_installed_again() -> None:
     ],
 )
 def test_the_health_check_asks_the_port_of_the_service(command: str, port: int | None) -> None:
-    assert health.served_port(command.split(), "8080") == port
+    assert healthcheck.served_port(command.split(), "8080") == port

@@ -15,7 +15,8 @@ import pytest
 
 from ci import pipeline, registry, sbom
 from ci.pipeline import Outcome
-from raincast import forecast, model, reading
+from raincast.forecasting import forecast, model, writing
+from raincast.observations import reading
 from tests.conftest import REGISTRY, ROOT
 from tests.container.engine import address, asked, running
 from tests.integration.serving import CSV, eventually
@@ -114,8 +115,8 @@ def test_the_pulled_image_forecasts_in_its_four_ways(published: str, clone: Path
         assert (done.returncode, done.stderr) == (0, b"")
         return done.stdout
 
-    assert ran() == forecast.rendered(expected, "table")
-    assert ran("-") == forecast.rendered(expected, "csv")
+    assert ran() == writing.render(expected, "table")
+    assert ran("-") == writing.render(expected, "csv")
     ran("/data/in.csv", "-o", "/data/out.parquet")
     with duckdb.connect() as database:
         query = "SELECT probability_of_rain FROM read_parquet(?)"
@@ -123,7 +124,7 @@ def test_the_pulled_image_forecasts_in_its_four_ways(published: str, clone: Path
     assert [probability for (probability,) in rows] == expected["probability_of_rain"].tolist()
     with running(published, "--publish=127.0.0.1::8080") as name:
         url = f"{address(name)}/forecast"
-        assert eventually(lambda: asked(url, sample, CSV)) == forecast.rendered(expected, "csv")
+        assert eventually(lambda: asked(url, sample, CSV)) == writing.render(expected, "csv")
 
 
 def test_the_image_is_the_trained_model_and_this_commit(published: str, project: Project, clone: Path) -> None:

@@ -10,13 +10,17 @@ from typing import Any
 import numpy as np
 from hypothesis import strategies as st
 
-from raincast import formats, observations, records
-from raincast.observations import COLUMNS, DIRECTIONS, MEASUREMENTS, MISSING, Table
+from raincast.observations import formats
+from raincast.observations.columns import COLUMNS, DIRECTIONS, MEASUREMENTS, Column
+from raincast.observations.errors import ObservationError
+from raincast.observations.parsing import MISSING, check_header, parse_blocks
+from raincast.observations.table import Table
+from raincast.serving import decoding
 
 Sent = dict[str, Any]
 
 
-def value_of(column: observations.Column) -> st.SearchStrategy[Any]:
+def value_of(column: Column) -> st.SearchStrategy[Any]:
     """Values of a column that are within its limits, and at them."""
     if column.kind == "number":
         whole = st.integers(int(np.ceil(column.low)), int(np.floor(column.high)))
@@ -50,10 +54,10 @@ def is_measured(sent: Sent) -> bool:
     return any(sent.get(name) is not None for name in MEASUREMENTS)
 
 
-def as_table(observed: records.Row | Table) -> Table:
-    """A table of what was decoded, a row or a table; a row must have the types that `features.build_row` needs."""
+def as_table(observed: decoding.Row | Table) -> Table:
+    """A table of what was decoded, a row or a table; a row must have the types that `row_features` needs."""
     assert list(observed) == [column.name for column in COLUMNS]
-    if not records.is_row(observed):
+    if not decoding.is_row(observed):
         return observed
     table: Table = {}
     for column in COLUMNS:
@@ -79,7 +83,7 @@ def too_deep(decode: Callable[[bytes], object], before: str, behind: str) -> lis
     for depth in (*range(1, 1_001), 100_000):
         try:
             decode((before + "[" * depth + "]" * depth + behind).encode())
-        except observations.ObservationError:
+        except ObservationError:
             pass
         except RecursionError:
             found.append(depth)
@@ -88,9 +92,9 @@ def too_deep(decode: Callable[[bytes], object], before: str, behind: str) -> lis
 
 def by_text(body: bytes) -> Table:
     """What the parser of text makes of a JSON body."""
-    header, blocks = formats.json_blocks(records.NAME, io.BytesIO(body))
-    observations.check_header(records.NAME, header)
-    return observations.parse_blocks(records.NAME, blocks)
+    header, blocks = formats.json_blocks(decoding.NAME, io.BytesIO(body))
+    check_header(decoding.NAME, header)
+    return parse_blocks(decoding.NAME, blocks)
 
 
 def assert_same(one: Table, other: Table) -> None:

@@ -12,8 +12,29 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from raincast import features, observations, stations
-from raincast.observations import COLUMNS, DIRECTIONS, NUMBERS, UNKNOWN_AT_3PM, ObservationWarning, Table
+from raincast.features.build import (
+    build_features,
+    context_mask,
+    feature_names,
+    own_feature_count,
+    row_features,
+    unknown_stations,
+)
+from raincast.features.history import HISTORY_DAYS
+from raincast.features.own import (
+    WIND_SPEEDS,
+    array_arithmetic,
+    day_length,
+    day_of_year,
+    dew_point,
+    direction_codes,
+    wet,
+    wind_components,
+)
+from raincast.observations import stations
+from raincast.observations.columns import COLUMNS, DIRECTIONS, MEASUREMENTS, NUMBERS, OUTCOME_COLUMNS, UNKNOWN_AT_3PM
+from raincast.observations.errors import ObservationWarning
+from raincast.observations.table import Table, as_known_at_3pm, empty, no_rows, rows_of, take
 
 # How long an example takes is the machine's business. The same examples each time: a feature that lies within 1e-12
 # of the middle between two roundings would be found now and then, and say nothing about the code.
@@ -29,7 +50,7 @@ TODAY = "2017-03-01"
 
 def table_of(locations: list[str], dates: list[str] | None = None, **values: Any) -> Table:
     """A table of the given columns, all others missing."""
-    table = {column.name: observations.empty(column, len(locations)) for column in COLUMNS}
+    table = {column.name: empty(column, len(locations)) for column in COLUMNS}
     table["Location"] = np.array(locations)
     if dates is not None:
         table["Date"] = np.array(dates, "datetime64[D]")
@@ -38,12 +59,12 @@ def table_of(locations: list[str], dates: list[str] | None = None, **values: Any
 
 def feature(table: Table, name: str) -> np.ndarray:
     """One column of the feature matrix, shape (rows,)."""
-    return features.build(table)[:, features.names().index(name)]
+    return build_features(table)[:, feature_names().index(name)]
 
 
 def degrees_of(directions: np.ndarray) -> np.ndarray:
     """Degrees of each direction by the codes and the table that the formulas use."""
-    return np.asarray(features.arrays().degrees[features.direction_codes(directions)])
+    return np.asarray(array_arithmetic().degrees[direction_codes(directions)])
 
 
 def near(expected: Any) -> Any:
@@ -57,7 +78,7 @@ def random_table(places: list[tuple[str, int | None]], seed: int, missing: float
     rows = len(places)
     table: Table = {}
     for column in COLUMNS:
-        nothing = observations.empty(column, rows)
+        nothing = empty(column, rows)
         if column.kind == "station":
             table[column.name] = np.array([name for name, _ in places])
             continue
@@ -86,7 +107,7 @@ def tables(max_size: int = 25) -> st.SearchStrategy[Table]:
         st.lists(st.tuples(st.sampled_from(PLACES), day), min_size=1, max_size=max_size, unique=True),
         st.integers(0, 2**32),
         st.sampled_from([0.0, 0.1, 0.5]),
-        st.sets(st.sampled_from(observations.MEASUREMENTS), max_size=4),
+        st.sets(st.sampled_from(MEASUREMENTS), max_size=4),
     )
 
 
@@ -119,47 +140,47 @@ def test_direction_degrees_of_a_missing_direction_are_nan() -> None:
     ],
 )
 def test_wind_components_point_where_the_wind_blows(direction: str, u: float, v: float) -> None:
-    codes = features.direction_codes(np.array([direction]))
-    eastward, northward = features.wind_components(codes, np.array([10.0]), features.arrays())
+    codes = direction_codes(np.array([direction]))
+    eastward, northward = wind_components(codes, np.array([10.0]), array_arithmetic())
     assert eastward == pytest.approx(u, abs=1e-7)
     assert northward == pytest.approx(v, abs=1e-7)
 
 
 def test_wind_components_have_the_length_of_the_speed() -> None:
     codes, speed = np.meshgrid(np.arange(16), np.array([0.0, 1.0, 57.0]))
-    np.testing.assert_allclose(np.hypot(*features.wind_components(codes, speed, features.arrays())), speed)
+    np.testing.assert_allclose(np.hypot(*wind_components(codes, speed, array_arithmetic())), speed)
 
 
 def test_wind_components_are_0_when_calm_and_nan_where_direction_or_speed_is_missing() -> None:
-    codes = features.direction_codes(np.array(["", "E", "", "E"]))
+    codes = direction_codes(np.array(["", "E", "", "E"]))
     speed = np.array([0.0, 0.0, 5.0, np.nan])
-    for component in features.wind_components(codes, speed, features.arrays()):
+    for component in wind_components(codes, speed, array_arithmetic()):
         np.testing.assert_array_equal(component, [0.0, 0.0, np.nan, np.nan])
 
 
 @pytest.mark.parametrize(("temperature", "humidity", "expected"), [(25, 50, 13.9), (20, 60, 12.0), (30, 80, 26.2)])
 def test_dew_point_is_that_of_published_tables(temperature: float, humidity: float, expected: float) -> None:
-    found = features.dew_point(np.array([float(temperature)]), np.array([float(humidity)]), features.arrays())
+    found = dew_point(np.array([float(temperature)]), np.array([float(humidity)]), array_arithmetic())
     assert found == pytest.approx(expected, abs=0.1)
 
 
 def test_dew_point_of_saturated_air_is_its_temperature() -> None:
     temperature = np.linspace(-15, 55, 15)
-    found = features.dew_point(temperature, np.full(15, 100.0), features.arrays())
+    found = dew_point(temperature, np.full(15, 100.0), array_arithmetic())
     np.testing.assert_allclose(found, temperature, atol=1e-9)
 
 
 def test_dew_point_rises_with_humidity_and_takes_0_percent_for_1() -> None:
-    found = features.dew_point(np.full(101, 20.0), np.arange(101.0), features.arrays())
+    found = dew_point(np.full(101, 20.0), np.arange(101.0), array_arithmetic())
     assert found[0] == found[1]
     assert (np.diff(found[1:]) > 0).all()
-    missing = features.dew_point(np.array([np.nan, 20.0]), np.array([50.0, np.nan]), features.arrays())
+    missing = dew_point(np.array([np.nan, 20.0]), np.array([50.0, np.nan]), array_arithmetic())
     assert np.isnan(missing).all()
 
 
 def test_day_of_year_counts_from_1_knows_leap_years_and_is_0_for_a_missing_date() -> None:
     dates = ["2017-01-01", "2017-03-01", "2017-12-31", "2016-03-01", "2016-12-31", "1900-12-31", "NaT"]
-    found = features.day_of_year(np.array(dates, "datetime64[D]"))
+    found = day_of_year(np.array(dates, "datetime64[D]"))
     np.testing.assert_array_equal(found, [1, 60, 365, 61, 366, 365, 0])
     assert found.dtype.kind == "i"
 
@@ -170,14 +191,14 @@ def test_day_of_year_counts_from_1_knows_leap_years_and_is_0_for_a_missing_date(
 )
 def test_day_length_is_the_published_one(latitude: float, day: float, hours: float) -> None:
     # Equator and Sydney, at the solstices (days 172 and 355) and the equinox (day 80).
-    assert features.day_length(np.array([latitude]), np.array([day])) == pytest.approx(hours, abs=0.1)
+    assert day_length(np.array([latitude]), np.array([day])) == pytest.approx(hours, abs=0.1)
 
 
 def test_day_length_has_no_jump_in_the_year_and_polar_day_and_night() -> None:
     days = np.arange(1.0, 367.0)
-    assert np.abs(np.diff(features.day_length(np.full(366, -42.9), days))).max() < 0.06
-    np.testing.assert_array_equal(features.day_length(np.array([-80.0, -80.0]), np.array([355.0, 172.0])), [24, 0])
-    assert np.isnan(features.day_length(np.array([np.nan, -33.0]), np.array([1.0, np.nan]))).all()
+    assert np.abs(np.diff(day_length(np.full(366, -42.9), days))).max() < 0.06
+    np.testing.assert_array_equal(day_length(np.array([-80.0, -80.0]), np.array([355.0, 172.0])), [24, 0])
+    assert np.isnan(day_length(np.array([np.nan, -33.0]), np.array([1.0, np.nan]))).all()
 
 
 def test_wet_is_more_than_1_mm_and_rain_today_speaks_where_rainfall_is_missing() -> None:
@@ -186,7 +207,7 @@ def test_wet_is_more_than_1_mm_and_rain_today_speaks_where_rainfall_is_missing()
         Rainfall=[0.0, 1.0, 1.1, 1.2, 0.0, np.nan, np.nan, np.nan],
         RainToday=[np.nan, np.nan, np.nan, 0.0, 1.0, 1.0, 0.0, np.nan],
     )
-    np.testing.assert_array_equal(features.wet(table), [0, 0, 1, 1, 0, 1, 0, np.nan])
+    np.testing.assert_array_equal(wet(table), [0, 0, 1, 1, 0, 1, 0, np.nan])
 
 
 @pytest.mark.parametrize(
@@ -219,7 +240,7 @@ def test_own_features_of_one_observation_by_hand() -> None:
         WindDir9am=["N"],
         WindSpeed9am=[0.0],
     )
-    row = dict(zip(features.names(), features.build(table)[0], strict=True))
+    row = dict(zip(feature_names(), build_features(table)[0], strict=True))
     # 1 March 2017 is day 60; 59.1 deg on the circle of 365.25 days.
     expected = {
         "pressure_change": -3.5,
@@ -241,7 +262,7 @@ def test_own_features_of_one_observation_by_hand() -> None:
         "elevation": 39.0,
         "season_sin": np.sin(np.radians(360 * 60 / 365.25)),
         "season_cos": np.cos(np.radians(360 * 60 / 365.25)),
-        "sunshine_share": 6 / features.day_length(np.array([-33.86]), np.array([60.0]))[0],
+        "sunshine_share": 6 / day_length(np.array([-33.86]), np.array([60.0]))[0],
     }
     assert {name: row[name] for name in expected} == near(expected)
     assert {name: row[name] for name in NUMBERS} == near({name: table[name][0] for name in NUMBERS})
@@ -453,8 +474,8 @@ def test_history_is_that_of_the_same_station_known_or_not() -> None:
         RainToday=[0.0, 1.0, 1.0, 0.0],
     )
     with pytest.warns(ObservationWarning, match="Atlantis"):
-        matrix = features.build(table)
-    names = features.names()
+        matrix = build_features(table)
+    names = feature_names()
     assert matrix[:, names.index("Pressure3pm_since_yesterday")] == near([np.nan, np.nan, 2.0, -1.0])
     assert matrix[:, names.index("Pressure3pm_anomaly")] == near([np.nan, np.nan, 2.0, -1.0])
     assert matrix[:, names.index("wet_share_7_days")] == near([np.nan, np.nan, 0.0, 1.0])
@@ -471,16 +492,16 @@ def test_rows_without_a_date_have_no_history_and_are_none() -> None:
 @UNTIMED
 @given(tables(), st.randoms(use_true_random=False))
 def test_the_order_of_the_rows_does_not_matter(table: Table, random: Any) -> None:
-    order = np.array(random.sample(range(observations.rows_of(table)), observations.rows_of(table)))
-    np.testing.assert_array_equal(features.build(observations.take(table, order)), features.build(table)[order])
+    order = np.array(random.sample(range(rows_of(table)), rows_of(table)))
+    np.testing.assert_array_equal(build_features(take(table, order)), build_features(table)[order])
 
 
 @UNTIMED
 @given(tables(max_size=12))
 def test_a_row_alone_has_the_same_own_features_and_no_context(table: Table) -> None:
-    matrix, context = features.build(table), features.context()
+    matrix, context = build_features(table), context_mask()
     for row in range(len(matrix)):
-        alone = features.build(observations.take(table, np.array([row])))
+        alone = build_features(take(table, np.array([row])))
         np.testing.assert_array_equal(alone[0, ~context], matrix[row, ~context])
         assert np.isnan(alone[0, context]).all()
 
@@ -489,32 +510,30 @@ def test_a_row_alone_has_the_same_own_features_and_no_context(table: Table) -> N
 @given(tables(), st.sampled_from(DAYS))
 def test_a_later_day_never_changes_the_features_of_an_earlier_one(table: Table, day: int) -> None:
     past = ~(table["Date"] > START + day)
-    np.testing.assert_array_equal(features.build(observations.take(table, past)), features.build(table)[past])
+    np.testing.assert_array_equal(build_features(take(table, past)), build_features(table)[past])
 
 
 @UNTIMED
 @given(tables(), st.sampled_from(DAYS))
 def test_a_day_is_forecast_the_same_without_what_is_more_than_30_days_ago(table: Table, day: int) -> None:
     now = table["Date"] == START + day
-    recent = ~(table["Date"] < START + day - features.HISTORY_DAYS)
-    np.testing.assert_array_equal(
-        features.build(observations.take(table, recent))[now[recent]], features.build(table)[now]
-    )
+    recent = ~(table["Date"] < START + day - HISTORY_DAYS)
+    np.testing.assert_array_equal(build_features(take(table, recent))[now[recent]], build_features(table)[now])
 
 
 @UNTIMED
 @given(tables(), st.floats(0, 100))
 def test_the_answers_in_a_table_never_change_the_features(table: Table, rain: float) -> None:
-    rows = observations.rows_of(table)
+    rows = rows_of(table)
     answers = {"RISK_MM": np.full(rows, rain), "RainTomorrow": np.full(rows, float(rain > 1))}
-    np.testing.assert_array_equal(features.build(table | answers), features.build(table))
+    np.testing.assert_array_equal(build_features(table | answers), build_features(table))
 
 
 @UNTIMED
 @given(tables())
 def test_building_leaves_the_table_as_it_was(table: Table) -> None:
     before = {name: values.copy() for name, values in table.items()}
-    features.build(table)
+    build_features(table)
     assert list(table) == list(before)
     for name, values in table.items():
         np.testing.assert_array_equal(values, before[name])
@@ -523,7 +542,7 @@ def test_building_leaves_the_table_as_it_was(table: Table) -> None:
 @UNTIMED
 @given(tables())
 def test_features_are_never_infinite_and_rounded_to_six_decimals(table: Table) -> None:
-    matrix = features.build(table)
+    matrix = build_features(table)
     assert not np.isinf(matrix).any()
     np.testing.assert_array_equal(matrix, np.round(matrix, 6))
 
@@ -531,7 +550,7 @@ def test_features_are_never_infinite_and_rounded_to_six_decimals(table: Table) -
 @UNTIMED
 @given(tables())
 def test_neighbour_means_lie_between_the_values_of_that_day(table: Table) -> None:
-    matrix, names = features.build(table), features.names()
+    matrix, names = build_features(table), feature_names()
     for field in ("Humidity3pm", "Cloud3pm"):
         for suffix in ("within_60km", "within_250km", "N", "E", "S", "W"):
             mean = matrix[:, names.index(f"{field}_{suffix}")]
@@ -543,13 +562,11 @@ def test_neighbour_means_lie_between_the_values_of_that_day(table: Table) -> Non
 @UNTIMED
 @given(tables())
 def test_what_is_known_at_3pm_is_all_there_is_where_the_other_four_columns_are_absent(table: Table) -> None:
-    rows = observations.rows_of(table)
-    without = table | {
-        column.name: observations.empty(column, rows) for column in COLUMNS if column.name in UNKNOWN_AT_3PM
-    }
-    np.testing.assert_array_equal(features.build(observations.as_known_at_3pm(without)), features.build(without))
+    rows = rows_of(table)
+    without = table | {column.name: empty(column, rows) for column in COLUMNS if column.name in UNKNOWN_AT_3PM}
+    np.testing.assert_array_equal(build_features(as_known_at_3pm(without)), build_features(without))
     # And the four are all that 3 pm does not know.
-    np.testing.assert_array_equal(features.build(observations.as_known_at_3pm(table)), features.build(without))
+    np.testing.assert_array_equal(build_features(as_known_at_3pm(table)), build_features(without))
 
 
 # ---- a row alone
@@ -569,7 +586,7 @@ ONE_ROWS = st.builds(
     st.none() | st.dates(datetime.date(1900, 1, 1), datetime.date(2199, 12, 31)).map(str) | st.just("2016-12-31"),
     st.integers(0, 2**32),
     st.sampled_from([0.0, 0.1, 0.5, 0.9, 1.0]),
-    st.sets(st.sampled_from(features.WIND_SPEEDS)),
+    st.sets(st.sampled_from(WIND_SPEEDS)),
 )
 
 
@@ -589,62 +606,62 @@ def assert_same_bits(one: np.ndarray, other: np.ndarray) -> None:
 
 @UNTIMED
 @given(ONE_ROWS)
-@pytest.mark.filterwarnings("ignore::raincast.observations.ObservationWarning")
+@pytest.mark.filterwarnings("ignore::raincast.observations.errors.ObservationWarning")
 def test_a_row_alone_has_the_very_features_of_a_table_of_one_row(table: Table) -> None:
-    built = features.build(table)
-    assert_same_bits(features.build_row(as_row(table)), built[:, : features.own()])
-    assert np.isnan(built[:, features.own() :]).all()
+    built = build_features(table)
+    assert_same_bits(row_features(as_row(table)), built[:, : own_feature_count()])
+    assert np.isnan(built[:, own_feature_count() :]).all()
 
 
 @settings(UNTIMED, max_examples=10)
 @given(st.integers(0, 2**32))
 def test_rows_one_by_one_have_the_own_features_of_a_table_of_many(seed: int) -> None:
     table = random_table([(name, day) for name in stations.known().names for day in DAYS], seed, 0.2, set())
-    built = features.build(table)
+    built = build_features(table)
     for row in range(0, len(built), 7):
-        alone = features.build_row(as_row(observations.take(table, slice(row, row + 1))))
-        assert_same_bits(alone[0], built[row, : features.own()])
+        alone = row_features(as_row(take(table, slice(row, row + 1))))
+        assert_same_bits(alone[0], built[row, : own_feature_count()])
 
 
 def test_a_row_of_nothing_but_an_unknown_station_is_nan_throughout() -> None:
-    row = features.build_row(as_row(table_of(["Atlantis"])))
-    assert row.shape == (1, features.own())
+    row = row_features(as_row(table_of(["Atlantis"])))
+    assert row.shape == (1, own_feature_count())
     assert np.isnan(row).all()
 
 
 def test_a_row_leaves_what_it_was_given_as_it_was_and_needs_no_other_columns() -> None:
     row = as_row(random_table([("Sydney", 0)], 1, 0.0, set()))
     before = dict(row)
-    expected = features.build_row(row)
+    expected = row_features(row)
     assert row == before
-    assert_same_bits(features.build_row(row | {"RainTomorrow": 1.0, "RISK_MM": 5.0}), expected)
+    assert_same_bits(row_features(row | {"RainTomorrow": 1.0, "RISK_MM": 5.0}), expected)
 
 
 def test_a_row_at_an_unknown_station_gives_no_warning() -> None:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        features.build_row(as_row(table_of(["Atlantis"], [TODAY], Humidity3pm=[50.0])))
+        row_features(as_row(table_of(["Atlantis"], [TODAY], Humidity3pm=[50.0])))
     assert not caught
 
 
 def test_own_features_are_the_first_and_context_the_rest() -> None:
-    assert 0 < features.own() < len(features.names())
-    np.testing.assert_array_equal(features.context(), np.arange(len(features.names())) >= features.own())
-    assert features.names()[features.own() - 1] == "sunshine_share"
-    assert features.names()[features.own()] == "Pressure3pm_since_yesterday"
+    assert 0 < own_feature_count() < len(feature_names())
+    np.testing.assert_array_equal(context_mask(), np.arange(len(feature_names())) >= own_feature_count())
+    assert feature_names()[own_feature_count() - 1] == "sunshine_share"
+    assert feature_names()[own_feature_count()] == "Pressure3pm_since_yesterday"
 
 
 # ---- unknown stations, names
 
 
 def test_unknown_stations_are_named_once_in_order_five_at_most() -> None:
-    assert features.unknown_stations(np.array(["Sydney", "Perth"])) is None
-    assert features.unknown_stations(np.array(stations.known().names)) is None
-    line = features.unknown_stations(np.array(["Zion", "Sydney", "Atlantis", "Zion"]))
+    assert unknown_stations(np.array(["Sydney", "Perth"])) is None
+    assert unknown_stations(np.array(stations.known().names)) is None
+    line = unknown_stations(np.array(["Zion", "Sydney", "Atlantis", "Zion"]))
     assert line == "2 unknown station(s), forecast without a place or neighbours: Atlantis, Zion"
-    line = features.unknown_stations(np.array(["A5", "A4", "A3", "A2", "A1"]))
+    line = unknown_stations(np.array(["A5", "A4", "A3", "A2", "A1"]))
     assert line == "5 unknown station(s), forecast without a place or neighbours: A1, A2, A3, A4, A5"
-    line = features.unknown_stations(np.array(["A6", "A5", "A4", "A3", "A2", "A1"]))
+    line = unknown_stations(np.array(["A6", "A5", "A4", "A3", "A2", "A1"]))
     assert line == "6 unknown station(s), forecast without a place or neighbours: A1, A2, A3, A4, A5, ..."
 
 
@@ -657,45 +674,45 @@ def test_unknown_stations_get_no_place_nor_neighbours_and_one_warning_that_names
         Pressure3pm=[1000.0, 1010.0, 1011.0, 1012.0, 1013.0],
     )
     with pytest.warns(ObservationWarning, match=r"2 unknown station\(s\).*: Atlantis, Zion$") as caught:
-        matrix = features.build(table)
+        matrix = build_features(table)
     assert len(caught) == 1
     unknown = np.array([True, False, True, False, True])
     history = {"Pressure3pm_since_yesterday", "Humidity3pm_anomaly", "Pressure3pm_anomaly", "MaxTemp_anomaly"}
-    for i, name in enumerate(features.names()):
+    for i, name in enumerate(feature_names()):
         of_place = name in {"latitude", "longitude", "elevation", "day_length", "sunshine_share"}
-        if of_place or (features.context()[i] and name not in history | {"wet_share_7_days"}):
+        if of_place or (context_mask()[i] and name not in history | {"wet_share_7_days"}):
             assert np.isnan(matrix[unknown, i]).all(), name
     # The others have their place, and neighbours among the known only.
-    assert matrix[:, features.names().index("latitude")] == near([np.nan, -33.86, np.nan, -32.92, np.nan])
-    neighbours = matrix[:, features.names().index("Humidity3pm_within_250km")]
+    assert matrix[:, feature_names().index("latitude")] == near([np.nan, -33.86, np.nan, -32.92, np.nan])
+    neighbours = matrix[:, feature_names().index("Humidity3pm_within_250km")]
     assert neighbours == near([np.nan, 40.0, np.nan, 20.0, np.nan])
     # Their own measurements and their season stay.
-    assert matrix[:, features.names().index("Humidity3pm")] == near([10.0, 20.0, 30.0, 40.0, 50.0])
-    assert not np.isnan(matrix[:, features.names().index("season_sin")]).any()
+    assert matrix[:, feature_names().index("Humidity3pm")] == near([10.0, 20.0, 30.0, 40.0, 50.0])
+    assert not np.isnan(matrix[:, feature_names().index("season_sin")]).any()
 
 
 def test_the_warning_names_at_most_five_unknown_stations() -> None:
     with pytest.warns(ObservationWarning, match=r"^6 unknown .*: A1, A2, A3, A4, A5, \.\.\.$"):
-        features.build(table_of(["A6", "A5", "A4", "A3", "A2", "A1"]))
+        build_features(table_of(["A6", "A5", "A4", "A3", "A2", "A1"]))
 
 
 def test_known_stations_give_no_warning() -> None:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        features.build(table_of(list(stations.known().names), [TODAY] * 49))
+        build_features(table_of(list(stations.known().names), [TODAY] * 49))
     assert not caught
 
 
-@pytest.mark.parametrize("make", [observations.no_rows, lambda: table_of(["Sydney", "Perth"])])
+@pytest.mark.parametrize("make", [no_rows, lambda: table_of(["Sydney", "Perth"])])
 def test_names_are_unique_and_as_many_as_the_matrix_has_columns(make: Callable[[], Table]) -> None:
     table = make()
-    names = features.names()
-    assert len(set(names)) == len(names) == len(features.context())
-    assert features.build(table).shape == (observations.rows_of(table), len(names))
+    names = feature_names()
+    assert len(set(names)) == len(names) == len(context_mask())
+    assert build_features(table).shape == (rows_of(table), len(names))
 
 
 def test_context_is_what_history_and_neighbours_add() -> None:
-    named = dict(zip(features.names(), features.context().tolist(), strict=True))
+    named = dict(zip(feature_names(), context_mask().tolist(), strict=True))
     own = {name for name, from_others in named.items() if not from_others}
     assert own >= {*NUMBERS, "wet", "veer", "u_gust", "dew_point_3pm", "latitude", "day_length", "sunshine_share"}
     assert not any("_within_" in name or name.endswith(("_N", "_E", "_S", "_W", "_anomaly")) for name in own)
@@ -703,4 +720,4 @@ def test_context_is_what_history_and_neighbours_add() -> None:
 
 
 def test_rain_tomorrow_is_no_feature() -> None:
-    assert not observations.ANSWERS & set(features.names())
+    assert not OUTCOME_COLUMNS & set(feature_names())

@@ -14,9 +14,12 @@ import duckdb
 import numpy as np
 import pytest
 
-from raincast import features, forecast, model, reading
-from raincast.model import ModelError
-from raincast.observations import Table, rows_of, take
+from raincast.atomic import replace_file
+from raincast.features.build import build_features, feature_names, own_feature_count, row_features
+from raincast.forecasting import forecast, model, writing
+from raincast.forecasting.model import ModelError
+from raincast.observations import reading
+from raincast.observations.table import Table, rows_of, take
 
 SAMPLE = Path(__file__).resolve().parents[2] / "data" / "sample.csv"
 FORECASTS: Table = {
@@ -30,8 +33,8 @@ FORECASTS: Table = {
 def test_the_forecast_is_the_models_probability_and_the_thresholds_word(trained: Path) -> None:
     loaded, table = model.load(trained), reading.read(SAMPLE)
     result = forecast.forecast(loaded, table)
-    assert tuple(result) == forecast.COLUMNS
-    np.testing.assert_array_equal(result["probability_of_rain"], loaded.probability_of_rain(features.build(table)))
+    assert tuple(result) == forecast.FORECAST_COLUMNS
+    np.testing.assert_array_equal(result["probability_of_rain"], loaded.probability_of_rain(build_features(table)))
     np.testing.assert_array_equal(result["rain_tomorrow"] == "Yes", result["probability_of_rain"] >= loaded.threshold)
     assert result["Location"].tolist() == table["Location"].tolist()
     assert set(result["rain_tomorrow"]) == {"Yes", "No"}
@@ -42,7 +45,7 @@ def test_forecasts_follow_the_order_of_the_input(trained: Path) -> None:
     order = np.random.default_rng(1).permutation(len(table["Location"]))
     shuffled = forecast.forecast(loaded, take(table, order))
     whole = forecast.forecast(loaded, table)
-    for name in forecast.COLUMNS:
+    for name in forecast.FORECAST_COLUMNS:
         np.testing.assert_array_equal(shuffled[name], whole[name][order])
 
 
@@ -50,16 +53,16 @@ def test_a_row_alone_is_forecast_like_a_table_of_that_row(trained: Path) -> None
     loaded, table = model.load(trained), reading.read(SAMPLE)
     for row in range(rows_of(table)):
         alone = take(table, slice(row, row + 1))
-        fcst = loaded.probability_alone(features.build_row({name: values.item() for name, values in alone.items()}))
+        fcst = loaded.single_row_probabilities(row_features({name: values.item() for name, values in alone.items()}))[0]
         assert isinstance(fcst, float)
-        assert fcst == pytest.approx(loaded.probability_of_rain(features.build(alone))[0], abs=1e-12)
+        assert fcst == pytest.approx(loaded.probability_of_rain(build_features(alone))[0], abs=1e-12)
 
 
 def test_forecasts_have_13_decimals(trained: Path) -> None:
     loaded, table = model.load(trained), reading.read(SAMPLE)
-    fcst = loaded.probability_of_rain(features.build(table))
+    fcst = loaded.probability_of_rain(build_features(table))
     assert fcst.tolist() == [round(value, 13) for value in fcst.tolist()]
-    row = loaded.probability_alone(features.build(take(table, slice(0, 1)))[:, : features.own()].copy())
+    row = loaded.single_row_probabilities(build_features(take(table, slice(0, 1)))[:, : own_feature_count()].copy())[0]
     assert row == round(row, 13)
 
 
@@ -85,7 +88,7 @@ def test_a_model_that_forecasts_otherwise_than_at_its_training_is_refused(
 
 def test_a_model_whose_graph_is_another_is_refused(trained: Path) -> None:
     loaded = model.load(trained)
-    zero = np.zeros((2, len(features.names())))
+    zero = np.zeros((2, len(feature_names())))
     assert loaded.probability_of_rain(zero).shape == (2,)
     parity = copy.deepcopy(loaded.description["parity"])
     parity["observations"][0]["Humidity3pm"] = 5
@@ -96,34 +99,34 @@ def test_a_model_whose_graph_is_another_is_refused(trained: Path) -> None:
 
 @pytest.mark.parametrize("form", ["table", "csv", "json"])
 @pytest.mark.parametrize("sizes", [[5], [1, 4], [2, 2, 1], [1] * 5])
-def test_blocks_one_after_the_other_read_as_one_table(form: forecast.Format, sizes: list[int]) -> None:
+def test_blocks_one_after_the_other_read_as_one_table(form: writing.OutputFormat, sizes: list[int]) -> None:
     many = {name: np.concatenate([values, values, values])[:5] for name, values in FORECASTS.items()}
-    text = forecast.Text(form, 6)
-    start, content = 0, text.start
-    for size in sizes:
-        content += text.block(take(many, slice(start, start + size)))
-        start += size
-    assert content + text.end == forecast.rendered(many, form)
+    start, content = 0, io.BytesIO()
+    with writing.forecast_writer(content, form, 6) as write:
+        for size in sizes:
+            write(take(many, slice(start, start + size)))
+            start += size
+    assert content.getvalue() == writing.render(many, form)
 
 
 def test_json_without_a_forecast_is_an_empty_list() -> None:
-    assert json.loads(forecast.rendered(take(FORECASTS, slice(0, 0)), "json")) == []
+    assert json.loads(writing.render(take(FORECASTS, slice(0, 0)), "json")) == []
 
 
 def test_the_table_keeps_its_columns_under_their_header_for_the_longest_name() -> None:
     named = FORECASTS | {"Location": np.array(["A station with a long name", "B"])}
-    header, first, second = forecast.rendered(named, "table").decode().splitlines()
+    header, first, second = writing.render(named, "table").decode().splitlines()
     assert header.index("rain tomorrow") == first.index("No") == second.index("Yes")
 
 
 def test_csv_keeps_every_digit_and_an_empty_date() -> None:
-    rows = list(csv.DictReader(io.StringIO(forecast.rendered(FORECASTS, "csv").decode())))
+    rows = list(csv.DictReader(io.StringIO(writing.render(FORECASTS, "csv").decode())))
     assert [row["Date"] for row in rows] == ["2017-01-02", ""]
     assert [float(row["probability_of_rain"]) for row in rows] == [0.1, 1 / 3]
 
 
 def test_json_is_a_list_of_records_with_null_for_no_date() -> None:
-    records = json.loads(forecast.rendered(FORECASTS, "json"))
+    records = json.loads(writing.render(FORECASTS, "json"))
     assert records == [
         {"Date": "2017-01-02", "Location": "Perth", "probability_of_rain": 0.1, "rain_tomorrow": "No"},
         {"Date": None, "Location": "Albury", "probability_of_rain": 1 / 3, "rain_tomorrow": "Yes"},
@@ -132,9 +135,9 @@ def test_json_is_a_list_of_records_with_null_for_no_date() -> None:
 
 def test_parquet_has_the_same_rows_and_real_dates(tmp_path: Path) -> None:
     path = tmp_path / "forecasts.parquet"
-    path.write_bytes(forecast.rendered(FORECASTS, "parquet"))
+    path.write_bytes(writing.render(FORECASTS, "parquet"))
     rows = duckdb.sql(f"SELECT * FROM '{path}'")
-    assert tuple(rows.columns) == forecast.COLUMNS
+    assert tuple(rows.columns) == forecast.FORECAST_COLUMNS
     assert str(rows.types[0]) == "DATE"
     assert rows.fetchall() == [
         (np.datetime64("2017-01-02").item(), "Perth", 0.1, "No"),
@@ -143,7 +146,7 @@ def test_parquet_has_the_same_rows_and_real_dates(tmp_path: Path) -> None:
 
 
 def test_the_table_names_station_answer_and_percentage() -> None:
-    header, first, second = forecast.rendered(FORECASTS, "table").decode().splitlines()
+    header, first, second = writing.render(FORECASTS, "table").decode().splitlines()
     assert header.split() == ["Date", "Location", "rain", "tomorrow", "probability"]
     assert first.split()[:4] == ["2017-01-02", "Perth", "No", "10.0%"]
     assert second.split()[:4] == ["-", "Albury", "Yes", "33.3%"]
@@ -152,7 +155,7 @@ def test_the_table_names_station_answer_and_percentage() -> None:
 def test_a_file_is_replaced_whole_and_nothing_else_is_left(tmp_path: Path) -> None:
     path = tmp_path / "out.csv"
     path.write_text("old")
-    with forecast.whole(path) as file:
+    with replace_file(path) as file:
         file.write(b"new")
         file.flush()
         assert path.read_text() == "old"
@@ -168,7 +171,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OSError, match="No space left") as caught, forecast.whole(path) as file:
+    with pytest.raises(OSError, match="No space left") as caught, replace_file(path) as file:
         file.write(b"new")
     assert caught.value.filename == str(path)
     assert path.read_text() == "old"
@@ -178,7 +181,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.
 def test_an_error_of_the_writer_leaves_the_old_file(tmp_path: Path) -> None:
     path = tmp_path / "out.csv"
     path.write_text("old")
-    with pytest.raises(ValueError, match="^no$"), forecast.whole(path) as file:
+    with pytest.raises(ValueError, match="^no$"), replace_file(path) as file:
         file.write(b"new")
         raise ValueError("no")
     assert path.read_text() == "old"
@@ -189,7 +192,7 @@ def test_a_link_stays_a_link_to_the_new_content(tmp_path: Path) -> None:
     target, link = tmp_path / "target.csv", tmp_path / "link.csv"
     target.write_text("old")
     link.symlink_to(target)
-    with forecast.whole(link) as file:
+    with replace_file(link) as file:
         file.write(b"new")
     assert link.is_symlink()
     assert target.read_bytes() == b"new"
@@ -199,7 +202,7 @@ def test_a_pipe_is_written_to_not_replaced(tmp_path: Path) -> None:
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
-    with forecast.whole(pipe) as file:
+    with replace_file(pipe) as file:
         file.write(b"through")
     assert os.read(reader, 100) == b"through"
     os.close(reader)

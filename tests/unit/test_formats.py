@@ -11,9 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from raincast import formats, observations
-from raincast.formats import json_blocks
-from raincast.observations import FormatError, ObservationError, Table, parse_blocks
+from raincast.observations import formats
+from raincast.observations.errors import FormatError, ObservationError
+from raincast.observations.formats import json_blocks
+from raincast.observations.parsing import check_header, parse_blocks
+from raincast.observations.table import Table
 from tests.unit.bodies import Sent, assert_same, bodies
 
 UNTIMED = settings(deadline=None, derandomize=True)
@@ -43,7 +45,7 @@ def table_of(content: bytes | IO[bytes]) -> Table:
     """The table of some JSON."""
     file = io.BytesIO(content) if isinstance(content, bytes) else content
     header, blocks = json_blocks("a.json", file)
-    observations.check_header("a.json", header)
+    check_header("a.json", header)
     return parse_blocks("a.json", blocks)
 
 
@@ -62,7 +64,7 @@ def rain(*values: Any) -> Sequence[Sent]:
 @pytest.fixture(name="small_blocks")
 def fixture_small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Blocks of three rows."""
-    monkeypatch.setattr(formats, "BLOCK_ROWS", 3)
+    monkeypatch.setattr(formats, "READ_BLOCK_ROWS", 3)
 
 
 @pytest.mark.usefixtures("small_blocks")
@@ -90,7 +92,7 @@ def test_lines_are_read_no_further_than_the_block_that_is_asked_for() -> None:
 def test_lines_give_the_table_of_the_array_of_the_same_observations(sent: list[Sent], rows: int, ending: bool) -> None:
     content = lines(*sent)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(formats, "BLOCK_ROWS", rows)
+        patch.setattr(formats, "READ_BLOCK_ROWS", rows)
         found = table_of(content if ending else content.removesuffix(b"\n"))
     assert_same(found, table_of(json.dumps(sent).encode()))
 
@@ -101,13 +103,13 @@ def test_a_wrong_value_is_named_with_its_row_across_blocks() -> None:
     assert str(error).startswith(
         "a.json: 2 problems: row 5, Rainfall: '-4' is not a number, 0 to 500 mm; row 8, Rainfall"
     )
-    assert [problem.row for problem in error.problems] == [5, 8]
+    assert [problem.row for problem in error.violations] == [5, 8]
 
 
 @pytest.mark.usefixtures("small_blocks")
 def test_a_station_and_day_that_stand_twice_in_different_blocks_are_refused() -> None:
     sent = [{"Location": "Sydney", "Date": f"2017-01-{day:02}", "Rainfall": 1} for day in (1, 2, 3, 4, 5, 1)]
-    assert "row 6, Date: Sydney on 2017-01-01 stands already in row 1" in str(refusal(lines(*sent)))
+    assert "row 6, Date: Sydney on 2017-01-01 duplicates row 1" in str(refusal(lines(*sent)))
 
 
 @pytest.mark.usefixtures("small_blocks")

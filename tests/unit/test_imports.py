@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -12,78 +13,64 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "raincast"
 TRAINING_ONLY = {"joblib", "matplotlib", "mlflow", "onnx", "pandas", "pandera", "sklearn"}
-# What each module may import from the package, from the bottom up.
-LAYERS = {
-    "observations": set(),
-    "stations": set(),
+# The rooms and modules that each room may import besides itself, from the bottom up.
+ALLOWED = {
+    "atomic": set(),
     "verification": set(),
-    "progress": set(),
-    "formats": {"observations"},
-    "reading": {"formats", "observations"},
-    "straight": set(),
-    "features": {"observations", "stations", "straight"},
-    "model": {"features", "stations"},
-    "forecast": {"features", "formats", "model", "observations"},
-    "shards": set(),
-    "command": {"model", "observations", "shards"},
-    "staging": {"formats", "observations", "reading"},
-    "bulk": {"features", "forecast", "formats", "model", "observations", "shards", "staging"},
-    "records": {"formats", "observations"},
-    "scoring": {"observations", "records"},
-    "problems": {"observations"},
-    "answers": {"features", "forecast", "model", "observations", "problems", "records", "scoring", "stations"},
-    "connections": {"answers", "problems"},
-    "health": set(),
-    "journal": set(),
-    "metrics": {"observations"},
-    "exposition": {"metrics"},
-    "openapi": {"observations"},
-    "pages": {"model", "observations", "openapi"},
-    "server": {
-        "answers",
-        "connections",
-        "exposition",
-        "forecast",
-        "journal",
-        "metrics",
-        "model",
-        "observations",
-        "openapi",
-        "pages",
-        "problems",
-        "records",
-    },
-    "source": {"observations", "reading"},
-    "quality": {"observations"},
-    "onnx_export": {"features", "model", "observations"},
-    "training": {"features", "observations", "progress", "verification"},
-    "report": {"features", "observations", "stations", "verification"},
-    "tracking": {"features", "model", "observations", "stations"},
+    "observations": set(),
+    "features": {"observations"},
+    "forecasting": {"observations", "features"},
+    "batch": {"observations", "features", "forecasting"},
+    "serving": {"observations", "features", "forecasting"},
+    "training": {"observations", "features", "forecasting", "verification", "atomic"},
+    "lifecycle": {"observations", "features", "forecasting", "verification", "atomic", "training"},
+    "cli": {"observations", "forecasting", "atomic"},
 }
+MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
+
+
+def _room(path: Path) -> str:
+    return path.relative_to(PACKAGE).with_suffix("").parts[0]
 
 
 def _imported(path: Path) -> set[str]:
-    """Modules of the package that a file imports."""
-    found = set()
+    """Rooms and top-level modules of the package that a file imports."""
+    imported: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.ImportFrom) and node.module == "raincast":
-            found |= {alias.name for alias in node.names if alias.name != "__version__"}
+            imported |= {alias.name for alias in node.names if alias.name != "__version__"}
         elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("raincast."):
-            found.add(str(node.module).split(".")[1])
-    return found
+            imported.add(str(node.module).split(".")[1])
+        elif isinstance(node, ast.Import):
+            assert not any(alias.name.split(".")[0] == "raincast" for alias in node.names), "use from ... import"
+    return imported
 
 
-@pytest.mark.parametrize("path", sorted(PACKAGE.glob("*.py")), ids=lambda path: path.stem)
-def test_a_module_imports_only_from_below(path: Path) -> None:
-    allowed = LAYERS.get(path.stem, set())
-    assert path.stem in LAYERS or path.stem == "__init__", "a new module: give it a place in LAYERS"
-    assert _imported(path) <= allowed
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_a_room_imports_only_from_below(path: Path) -> None:
+    assert _imported(path) <= ALLOWED[_room(path)] | {_room(path)}
+
+
+def test_modules_of_a_room_do_not_import_each_other_in_a_circle() -> None:
+    graph = {}
+    for path in MODULES:
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        nodes = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module]
+        names = {f"{node.module}.{alias.name}" for node in nodes for alias in node.names}
+        graph[".".join(("raincast", *path.relative_to(PACKAGE).with_suffix("").parts))] = names | {
+            str(node.module) for node in nodes
+        }
+    list(TopologicalSorter({name: set(graph) & imported for name, imported in graph.items()}).static_order())
+
+
+def test_packages_have_no_code_of_their_own() -> None:
+    assert [path for path in PACKAGE.glob("*/__init__.py") if path.read_text(encoding="utf-8")] == []
 
 
 def test_only_tracking_imports_mlflow_and_only_train_imports_tracking() -> None:
-    files = [*PACKAGE.glob("*.py"), ROOT / "train.py", ROOT / "prediction.py"]
+    files = [*MODULES, ROOT / "train.py", ROOT / "prediction.py"]
     with_mlflow = {path.stem for path in files if "import mlflow" in path.read_text(encoding="utf-8")}
-    with_tracking = {path.stem for path in files if "tracking" in _imported(path)}
+    with_tracking = {path.stem for path in files if "lifecycle" in _imported(path)}
     assert with_mlflow == {"tracking"}
     assert with_tracking == {"train"}
 
@@ -116,7 +103,8 @@ def test_importing_the_package_reads_and_writes_nothing(tmp_path: Path) -> None:
         "import numpy, onnxruntime, csv, gzip, zipfile, json, ctypes, tempfile\n"
         "opened = []\n"
         "sys.addaudithook(lambda event, args: opened.append(str(args[0])) if event == 'open' else None)\n"
-        "from raincast import command, features, forecast, model, observations, reading, stations\n"
+        "from raincast import cli\nfrom raincast.features import build\nfrom raincast.forecasting import forecast, model\n"
+        "from raincast.observations import reading, stations\n"
         "assert not [p for p in opened if not p.endswith(('.py', '.pyc')) and '.pyc.' not in p], opened"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path)

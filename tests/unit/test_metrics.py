@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
-from raincast import exposition, metrics, records
-from raincast.metrics import PROBABILITIES, SECONDS, Histogram, Metrics
-from raincast.observations import MEASUREMENTS, rows_of
+from raincast.observations.columns import MEASUREMENTS
+from raincast.observations.table import rows_of
+from raincast.serving import decoding, metrics, prometheus
+from raincast.serving.metrics import PROBABILITIES, SECONDS, Histogram, Metrics
 from tests.unit.bodies import Sent, as_table, bodies
 
 UNTIMED = settings(deadline=None, derandomize=True)
@@ -28,7 +29,7 @@ DURATION = st.floats(0, 100) | st.sampled_from(SECONDS)
 
 def families(counted: Metrics) -> dict[str, Metric]:
     """What a Prometheus server reads, by name; every name once."""
-    found = list(text_string_to_metric_families(exposition.text(counted).decode()))
+    found = list(text_string_to_metric_families(prometheus.text(counted).decode()))
     names = [family.name for family in found]
     assert len(set(names)) == len(names)
     return dict(zip(names, found, strict=True))
@@ -109,7 +110,7 @@ def test_a_service_that_has_just_started_has_all_its_counts_at_0(counted: Metric
 
 
 def test_the_types_are_those_of_prometheus(counted: Metrics) -> None:
-    counted.answered("POST", "/forecast", 200, 0.001)
+    counted.responded("POST", "/forecast", 200, 0.001)
     counted.errors["format"] += 1
     types = {name: family.type for name, family in families(counted).items() if name.startswith("raincast_")}
     assert types == {
@@ -125,8 +126,8 @@ def test_the_types_are_those_of_prometheus(counted: Metrics) -> None:
 
 def test_answers_are_counted_by_method_path_and_status_and_timed_by_path(counted: Metrics) -> None:
     for status, seconds in ((200, 0.0005), (200, 0.0006), (422, 40.0)):
-        counted.answered("POST", "/forecast", status, seconds)
-    counted.answered("GET", "/ping", 200, 0.1)
+        counted.responded("POST", "/forecast", status, seconds)
+    counted.responded("GET", "/ping", 200, 0.1)
     assert value(counted, "raincast_requests_total", method="POST", path="/forecast", status="200") == 2
     assert value(counted, "raincast_requests_total", method="POST", path="/forecast", status="422") == 1
     assert value(counted, "raincast_requests_total", method="GET", path="/ping", status="200") == 1
@@ -142,7 +143,7 @@ def test_answers_are_counted_by_method_path_and_status_and_timed_by_path(counted
 def test_the_histograms_of_the_exposition_are_cumulative_and_end_at_their_count(seconds: list[float]) -> None:
     counted = fresh()
     for one in seconds:
-        counted.answered("GET", "/", 200, one)
+        counted.responded("GET", "/", 200, one)
     found = buckets(counted, "raincast_request_seconds", path="/")
     assert list(found) == [*SECONDS, float("inf")]
     assert list(found.values()) == sorted(found.values())
@@ -152,7 +153,7 @@ def test_the_histograms_of_the_exposition_are_cumulative_and_end_at_their_count(
 @pytest.mark.parametrize("text", ['a"b', "back\\slash", "new\nline", "é", ""])
 def test_any_text_comes_back_as_a_label(text: str) -> None:
     counted = Metrics({"commit": text}, {})
-    counted.answered(text, "/", 200, 0.1)
+    counted.responded(text, "/", 200, 0.1)
     counted.errors[text] += 2
     assert value(counted, "raincast_model_info", commit=text) == 1
     assert value(counted, "raincast_requests_total", method=text, path="/", status="200") == 1
@@ -179,10 +180,10 @@ def test_gauges_are_asked_each_time_and_lost_lines_are_a_counter() -> None:
 @UNTIMED
 @given(bodies(), st.data())
 def test_rows_one_by_one_and_a_table_are_counted_alike(sent: list[Sent], data: st.DataObject) -> None:
-    table = as_table(records.of_records(sent)[0])
+    table = as_table(decoding.of_records(sent)[0])
     fcst = data.draw(st.lists(PROBABILITY, min_size=rows_of(table), max_size=rows_of(table)))
     alone, together = fresh(), fresh()
-    for row, probability in zip(records.rows_of_table(table), fcst, strict=True):
+    for row, probability in zip(decoding.rows_of_table(table), fcst, strict=True):
         alone.forecast_row(row, probability)
     together.forecast_table(table, np.array(fcst))
     assert alone.rows == together.rows == len(fcst)
@@ -196,7 +197,7 @@ def test_rows_one_by_one_and_a_table_are_counted_alike(sent: list[Sent], data: s
 @given(bodies())
 def test_missing_values_are_counted_by_column(sent: list[Sent]) -> None:
     counted = fresh()
-    table = as_table(records.of_records(sent)[0])
+    table = as_table(decoding.of_records(sent)[0])
     counted.forecast_table(table, np.zeros(rows_of(table)))
     counted.forecast_table(table, np.ones(rows_of(table)))
     missing = {name: 2 * sum(one.get(name) is None for one in sent) for name in MEASUREMENTS}
@@ -208,4 +209,4 @@ def test_missing_values_are_counted_by_column(sent: list[Sent]) -> None:
 
 def test_the_content_type_is_that_of_the_text_format(counted: Metrics) -> None:
     assert metrics.CONTENT_TYPE == "text/plain; version=0.0.4; charset=utf-8"
-    assert exposition.text(counted).decode("utf-8").endswith("\n")
+    assert prometheus.text(counted).decode("utf-8").endswith("\n")

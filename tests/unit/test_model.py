@@ -15,8 +15,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from raincast import __version__, features, model
-from raincast.model import ModelError, TargetError
+from raincast import __version__
+from raincast.atomic import TargetError
+from raincast.features.build import feature_names
+from raincast.forecasting import model
+from raincast.forecasting.model import ModelError
+from raincast.training import bundle
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -39,7 +43,7 @@ def _change_one_byte(path: Path) -> None:
 
 def test_a_loaded_model_forecasts_probabilities(trained: Path) -> None:
     loaded = model.load(trained)
-    fcst = loaded.probability_of_rain(np.full((3, len(features.names())), np.nan))
+    fcst = loaded.probability_of_rain(np.full((3, len(feature_names())), np.nan))
     assert fcst.shape == (3,)
     assert ((fcst > 0) & (fcst < 1)).all()
     assert 0 < loaded.threshold < 1
@@ -68,7 +72,7 @@ def test_a_directory_with_only_what_serves_is_enough(copy: Path) -> None:
 
 def test_a_model_of_a_time_without_a_graph_for_rows_is_refused(trained: Path, tmp_path: Path) -> None:
     files = {name: (trained / name).read_bytes() for name in (model.GRAPH, model.PIPELINE)}
-    model.save(tmp_path / "model", {"threshold": 0.4}, files, _no_report)
+    bundle.save(tmp_path / "model", {"threshold": 0.4}, files, _no_report)
     with pytest.raises(ModelError, match=model.ROW_GRAPH):
         model.load(tmp_path / "model")
 
@@ -89,7 +93,7 @@ def test_a_changed_threshold_is_refused(copy: Path) -> None:
 
 
 def test_a_model_of_other_features_is_refused(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(features, "names", lambda: ("something", "else"))
+    monkeypatch.setattr(model, "feature_names", lambda: ("something", "else"))
     with pytest.raises(ModelError, match="other features than this version"):
         model.load(trained)
 
@@ -105,7 +109,7 @@ def test_a_model_of_other_stations_is_refused(trained: Path, tmp_path: Path, mon
 def test_a_saved_directory_loads_and_knows_its_content(trained: Path, tmp_path: Path) -> None:
     files = {name: (trained / name).read_bytes() for name in (model.GRAPH, model.ROW_GRAPH, model.PIPELINE)}
     target = tmp_path / "deep" / "model"
-    model.save(target, {"threshold": 0.4, "scores": {"skill": float("nan")}}, files, _no_report)
+    bundle.save(target, {"threshold": 0.4, "scores": {"skill": float("nan")}}, files, _no_report)
     loaded = model.load(target)
     assert loaded.threshold == 0.4
     assert loaded.description["scores"] == {"skill": None}
@@ -125,7 +129,7 @@ def test_a_model_says_when_it_was_trained_or_that_it_does_not_know(trained: Path
 def test_a_new_model_takes_the_place_of_the_old_and_leaves_nothing_behind(copy: Path) -> None:
     before = model.load(copy)
     files = {name: (copy / name).read_bytes() for name in (model.GRAPH, model.ROW_GRAPH)}
-    model.save(copy, {"threshold": 0.123}, files, _no_report)
+    bundle.save(copy, {"threshold": 0.123}, files, _no_report)
     assert model.load(copy).threshold == 0.123 != before.threshold
     assert os.listdir(copy.parent) == ["model"]
 
@@ -137,7 +141,7 @@ def test_a_failure_while_saving_leaves_the_old_model_and_nothing_else(copy: Path
         raise RuntimeError("no plots today")
 
     with pytest.raises(RuntimeError, match="no plots today"):
-        model.save(copy, {"threshold": 0.1}, {model.GRAPH: b"new"}, fails)
+        bundle.save(copy, {"threshold": 0.1}, {model.GRAPH: b"new"}, fails)
     assert model.describe(copy) == before
     assert os.listdir(copy.parent) == ["model"]
 
@@ -147,29 +151,29 @@ def test_a_folder_of_other_things_is_never_replaced(tmp_path: Path) -> None:
     other.mkdir()
     (other / "chapter1.txt").write_text("precious")
     with pytest.raises(TargetError, match=f"{other}: holds other things than a model"):
-        model.save(other, {}, {model.GRAPH: b""}, _no_report)
+        bundle.save(other, {}, {model.GRAPH: b""}, _no_report)
     assert (other / "chapter1.txt").read_text() == "precious"
 
 
 def test_a_model_with_other_things_beside_it_is_not_replaced(copy: Path) -> None:
     (copy / "notes.txt").write_text("precious")
     with pytest.raises(TargetError, match="holds other things than a model"):
-        model.check_target(copy)
+        bundle.check_target(copy)
 
 
 def test_a_file_is_no_place_for_a_model(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_text("precious")
     with pytest.raises(TargetError, match=f"{path}: no model can be saved there: Not a directory"):
-        model.check_target(path)
+        bundle.check_target(path)
     with pytest.raises(TargetError, match="no model can be saved there"):
-        model.check_target(Path("/proc/model"))
+        bundle.check_target(Path("/proc/model"))
 
 
 def test_an_empty_folder_and_a_new_one_are(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    model.check_target(tmp_path / "empty")
-    model.check_target(tmp_path / "new")
+    bundle.check_target(tmp_path / "empty")
+    bundle.check_target(tmp_path / "new")
     assert os.listdir(tmp_path) == ["empty"]
 
 
@@ -178,21 +182,22 @@ def test_what_killed_trainings_left_is_removed_but_not_what_others_write(copy: P
     stale.mkdir()
     young.mkdir()
     os.utime(stale, (0, 0))
-    model.save(copy, {"threshold": 0.5}, {model.GRAPH: (copy / model.GRAPH).read_bytes()}, _no_report)
+    bundle.save(copy, {"threshold": 0.5}, {model.GRAPH: (copy / model.GRAPH).read_bytes()}, _no_report)
     assert sorted(os.listdir(copy.parent)) == [".model.young", "model"]
 
 
 SAVE_FOREVER = """
 import sys
 from pathlib import Path
-from raincast import model
+from raincast.forecasting import model
+from raincast.training import bundle
 directory = Path(sys.argv[1])
 files = {name: (directory / name).read_bytes() for name in (model.GRAPH, model.ROW_GRAPH, model.PIPELINE)}
 print("saving", flush=True)
 number = 0
 while True:
     number += 1
-    model.save(directory, {"threshold": number / 1e6}, files, lambda folder, description: None)
+    bundle.save(directory, {"threshold": number / 1e6}, files, lambda folder, description: None)
 """
 
 

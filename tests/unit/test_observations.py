@@ -12,18 +12,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from raincast import observations
-from raincast.observations import COLUMNS, ObservationError, Problem
+from raincast.observations import parsing
+from raincast.observations.columns import COLUMNS, NUMBERS, Column
+from raincast.observations.errors import FormatError, ObservationError, Violation, violation_error
+from raincast.observations.parsing import check_header, parse_blocks, parser_for
+from raincast.observations.table import Table, as_known_at_3pm, duplicates, rows_of
+from raincast.serving import openapi
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def _parse(**columns: list[str]) -> observations.Table:
-    return observations.parse_blocks("test", [(dict(columns), [])])
+def _parse(**columns: list[str]) -> Table:
+    return parse_blocks("test", [(dict(columns), [])])
 
 
 @pytest.mark.parametrize("column", [column for column in COLUMNS if column.kind == "number"], ids=lambda c: c.name)
-def test_limits_are_inclusive_and_named(column: observations.Column) -> None:
+def test_limits_are_inclusive_and_named(column: Column) -> None:
     inside = [str(column.low), str(column.high)]
     table = _parse(Location=["Albury", "Albury"], **{column.name: inside})
     assert table[column.name].tolist() == [column.low, column.high]
@@ -62,25 +66,25 @@ def test_a_name_that_cannot_be_printed_is_no_station(name: str) -> None:
 
 
 def test_an_error_holds_its_problems_counts_all_and_shows_the_first() -> None:
-    found = [Problem(row, "Cloud9am", "12", "a number") for row in range(1, 8)]
-    one = observations.refuse("test", found[:1], 1)
+    found = [Violation(row, "Cloud9am", "12", "a number") for row in range(1, 8)]
+    one = violation_error("test", found[:1], 1)
     assert str(one) == "test: row 1, Cloud9am: '12' is not a number"
-    assert (one.problems, one.count) == (found[:1], 1)
-    many = observations.refuse("test", found, 1_234)
+    assert (one.violations, one.count) == (found[:1], 1)
+    many = violation_error("test", found, 1_234)
     assert str(many).startswith("test: 1234 problems: row 1, Cloud9am: '12' is not a number; row 2")
     assert str(many).endswith("row 5, Cloud9am: '12' is not a number (and 1229 more)")
-    assert (many.problems, many.count) == (found, 1_234)
+    assert (many.violations, many.count) == (found, 1_234)
     plain = ObservationError("nothing there")
-    assert (list(plain.problems), plain.count) == ([], 0)
-    assert issubclass(observations.FormatError, ObservationError)
+    assert (list(plain.violations), plain.count) == ([], 0)
+    assert issubclass(FormatError, ObservationError)
 
 
 def test_an_error_holds_no_more_problems_than_the_limit_but_counts_them_all(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(observations, "PROBLEMS_KEPT", 7)
+    monkeypatch.setattr(parsing, "VIOLATIONS_KEPT", 7)
     blocks = [({"Location": ["Albury"] * 5, "Rainfall": ["x"] * 5}, []) for _ in range(4)]
     with pytest.raises(ObservationError) as caught:
-        observations.parse_blocks("test", blocks)
-    assert [problem.row for problem in caught.value.problems] == [1, 2, 3, 4, 5, 6, 7]
+        parse_blocks("test", blocks)
+    assert [problem.row for problem in caught.value.violations] == [1, 2, 3, 4, 5, 6, 7]
     assert caught.value.count == 20
 
 
@@ -99,12 +103,12 @@ def test_repeats_are_each_later_row_of_a_station_day_beside_the_one_before(
             if place in last:
                 expected.append((row, last[place], f"{place[0]} on 2017-01-{place[1] + 1:02}"))
             last[place] = row
-    assert observations.repeats(table, np.array(number, np.int64)) == expected
+    assert duplicates(table, np.array(number, np.int64)) == expected
 
 
 @pytest.mark.parametrize("column", COLUMNS, ids=lambda c: c.name)
-def test_a_parser_remembers_wrong_texts_and_only_those(column: observations.Column) -> None:
-    parser = observations.parser_of(column)
+def test_a_parser_remembers_wrong_texts_and_only_those(column: Column) -> None:
+    parser = parser_for(column)
     right = {"number": "1e0" if column.low < 900 else "1e3", "date": "2017-01-01", "direction": "sse", "yes_no": "Yes"}
     wrong = "two\nlines"
     assert parser[right.get(column.kind, " Albury ")] == {
@@ -121,20 +125,20 @@ def test_a_parser_remembers_wrong_texts_and_only_those(column: observations.Colu
 
 
 def test_columns_without_a_name_are_unknown_not_twice() -> None:
-    line = observations.check_header("test", ["", "Location", "Rainfall", ""])
+    line = check_header("test", ["", "Location", "Rainfall", ""])
     assert line == "test: 2 unknown column(s) ignored: (no name), (no name)"
-    assert observations.check_header("test", ["Date", "Location", "Rainfall", "RISK_MM", "RainTomorrow"]) is None
+    assert check_header("test", ["Date", "Location", "Rainfall", "RISK_MM", "RainTomorrow"]) is None
 
 
 def test_one_station_has_one_observation_a_day() -> None:
     days = ["2017-01-01", "2017-01-02", "2017-01-01", "2017-01-01"]
     with pytest.raises(ObservationError) as caught:
         _parse(Location=["Albury"] * 4, Date=days, Rainfall=["1"] * 4)
-    assert str(caught.value).startswith("test: 2 problems: row 3, Date: Albury on 2017-01-01 stands already in row 1")
+    assert str(caught.value).startswith("test: 2 problems: row 3, Date: Albury on 2017-01-01 duplicates row 1")
 
 
 def test_rows_without_a_date_may_repeat() -> None:
-    assert observations.rows_of(_parse(Location=["Albury", "Albury"], Date=["", "NA"], Rainfall=["1", "1"])) == 2
+    assert rows_of(_parse(Location=["Albury", "Albury"], Date=["", "NA"], Rainfall=["1", "1"])) == 2
 
 
 def test_absent_columns_are_missing_throughout() -> None:
@@ -147,7 +151,7 @@ def test_absent_columns_are_missing_throughout() -> None:
 
 def test_a_column_that_stands_twice_is_refused() -> None:
     with pytest.raises(ObservationError, match="test: the column Rainfall stands there more than once"):
-        observations.check_header("test", ["Location", "Rainfall", "Rainfall"])
+        check_header("test", ["Location", "Rainfall", "Rainfall"])
 
 
 @pytest.mark.parametrize(
@@ -160,14 +164,14 @@ def test_a_column_that_stands_twice_is_refused() -> None:
 )
 def test_a_header_lacks_what_it_needs(header: list[str], message: str) -> None:
     with pytest.raises(ObservationError, match=message):
-        observations.check_header("test", header)
+        check_header("test", header)
 
 
 def test_training_needs_the_answer() -> None:
     with pytest.raises(ObservationError, match="there is no column RainTomorrow to learn from"):
-        observations.check_header("test", ["Location", "Rainfall"], target=True)
+        check_header("test", ["Location", "Rainfall"], target=True)
     columns = {"Location": ["Albury"] * 2, "Rainfall": ["1", "2"], "RainTomorrow": ["Yes", "NA"]}
-    answers = observations.parse_blocks("test", [(columns, [])], target=True)["RainTomorrow"]
+    answers = parse_blocks("test", [(columns, [])], target=True)["RainTomorrow"]
     assert answers[0] == 1.0
     assert np.isnan(answers[1])
 
@@ -180,7 +184,7 @@ def test_a_message_never_repeats_unbounded_input() -> None:
 
 
 def test_more_distinct_values_than_are_remembered_are_still_right(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("raincast.observations.Parser.LARGEST", 3)
+    monkeypatch.setattr("raincast.observations.parsing.Parser.LARGEST", 3)
     values = [str(value / 10) for value in range(100)]
     assert _parse(Location=["Albury"] * 100, Rainfall=values)["Rainfall"].tolist() == [float(value) for value in values]
     with pytest.raises(ObservationError, match="3 problems: row 99"):
@@ -188,14 +192,14 @@ def test_more_distinct_values_than_are_remembered_are_still_right(monkeypatch: p
 
 
 def test_a_problem_reads_as_a_sentence() -> None:
-    assert str(Problem(3, "Cloud9am", "12", "a number")) == "row 3, Cloud9am: '12' is not a number"
+    assert str(Violation(3, "Cloud9am", "12", "a number")) == "row 3, Cloud9am: '12' is not a number"
 
 
 def test_the_json_schema_accepts_the_sample_and_refuses_what_reading_refuses() -> None:
-    schema = observations.json_schema()
+    schema = openapi.document("")["components"]["schemas"]["Observation"]
     jsonschema.Draft202012Validator.check_schema(schema)
     validator = jsonschema.Draft202012Validator(schema)
-    numbers = set(observations.NUMBERS)
+    numbers = set(NUMBERS)
     with (ROOT / "data" / "sample.csv").open(encoding="utf-8") as file:
         for row in csv.DictReader(file):
             record = {
@@ -211,7 +215,7 @@ def test_the_json_schema_accepts_the_sample_and_refuses_what_reading_refuses() -
 
 def test_the_columns_of_the_afternoon_are_gone_at_3_pm() -> None:
     table = _parse(Location=["Albury"], MaxTemp=["30"], Sunshine=["9"], WindGustDir=["N"], WindGustSpeed=["40"])
-    known = observations.as_known_at_3pm(table)
+    known = as_known_at_3pm(table)
     assert list(known) == list(table)
     for name in ("MaxTemp", "Sunshine", "WindGustSpeed"):
         assert np.isnan(known[name]).all()

@@ -11,9 +11,9 @@ from typing import Any, cast
 
 import pytest
 
-from raincast import observations, problems, records
-from raincast.observations import FormatError, ObservationError
-from raincast.problems import Problem
+from raincast.observations.errors import VIOLATIONS_KEPT, FormatError, ObservationError
+from raincast.serving import decoding, problems
+from raincast.serving.problems import Problem
 
 
 def document_of(problem: Problem) -> dict[str, Any]:
@@ -24,7 +24,7 @@ def document_of(problem: Problem) -> dict[str, Any]:
 def refused(body: str) -> Problem:
     """The problem of a JSON body."""
     with pytest.raises(ObservationError) as caught:
-        records.decode(body.encode())
+        decoding.decode(body.encode())
     return Problem.of(caught.value)
 
 
@@ -117,7 +117,7 @@ def test_very_many_problems_are_counted_and_the_first_named() -> None:
     body = json.dumps({"observations": [{"Location": "Sydney", "Rainfall": -1}] * 5_000})
     document = document_of(refused(body))
     assert document["count"] == 5_000
-    assert [problem["row"] for problem in document["problems"]] == list(range(1, observations.PROBLEMS_KEPT + 1))
+    assert [problem["row"] for problem in document["problems"]] == list(range(1, VIOLATIONS_KEPT + 1))
     assert len(document["detail"]) < 1_000
 
 

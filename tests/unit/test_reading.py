@@ -20,13 +20,16 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from raincast import formats, observations, reading
-from raincast.observations import COLUMNS, DIRECTIONS, ObservationError, ObservationWarning, Table
+from raincast.observations import formats, reading
+from raincast.observations.columns import COLUMNS, DIRECTIONS, Column
+from raincast.observations.errors import ObservationError, ObservationWarning
+from raincast.observations.parsing import MISSING
+from raincast.observations.table import Table, rows_of
 
 Records = list[dict[str, Any]]
 
 
-def _values(column: observations.Column) -> st.SearchStrategy[Any]:
+def _values(column: Column) -> st.SearchStrategy[Any]:
     if column.kind == "number":
         value: st.SearchStrategy[Any] = st.floats(column.low, column.high, allow_nan=False)
     elif column.kind == "direction":
@@ -37,7 +40,7 @@ def _values(column: observations.Column) -> st.SearchStrategy[Any]:
         value = st.dates(np.datetime64("1900-01-01").item(), np.datetime64("2199-12-31").item()).map(str)
     else:
         return st.text(st.characters(codec="utf-8", categories=["L", "N"]), min_size=1, max_size=64).filter(
-            lambda name: name.lower() not in observations.MISSING
+            lambda name: name.lower() not in MISSING
         )
     return st.none() | value
 
@@ -218,7 +221,7 @@ def test_the_answers_are_never_read_as_observations(tmp_path: Path) -> None:
 
 
 def test_rows_beyond_one_block_keep_their_order_and_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(formats, "BLOCK_ROWS", 3)
+    monkeypatch.setattr(formats, "READ_BLOCK_ROWS", 3)
     path = tmp_path / "long.csv"
     path.write_text("Location,Humidity3pm\n" + "".join(f"Albury,{value}\n" for value in range(10)))
     assert reading.read(path)["Humidity3pm"].tolist() == list(range(10))
@@ -250,7 +253,7 @@ def test_what_only_looks_like_a_number_is_refused(value: str, tmp_path: Path) ->
 @given(
     content=st.binary(max_size=300) | st.text(max_size=300).map(lambda text: ("Location,Rainfall\n" + text).encode())
 )
-@pytest.mark.filterwarnings("ignore::raincast.observations.ObservationWarning")
+@pytest.mark.filterwarnings("ignore::raincast.observations.errors.ObservationWarning")
 def test_any_bytes_are_read_or_refused_with_a_message(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "bytes"
     path.write_bytes(content)
@@ -259,7 +262,7 @@ def test_any_bytes_are_read_or_refused_with_a_message(content: bytes, tmp_path: 
     except ObservationError as error:
         assert str(path) in str(error)
     else:
-        assert observations.rows_of(table) > 0
+        assert rows_of(table) > 0
 
 
 @pytest.mark.parametrize(

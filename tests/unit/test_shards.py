@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from raincast import shards
-from raincast.shards import INDEX, Shard
+from raincast.batch import shards
+from raincast.batch.shards import INDEX, Shard
 
 LARGE = 10**9
 

@@ -19,9 +19,11 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from raincast import reading
-from raincast.observations import COLUMNS, DIRECTIONS, PROBLEMS_KEPT, ObservationError, Repeat, Table
-from raincast.staging import Staged
+from raincast.batch.staging import Staged
+from raincast.observations import reading
+from raincast.observations.columns import COLUMNS, DIRECTIONS
+from raincast.observations.errors import VIOLATIONS_KEPT, Duplicate, ObservationError
+from raincast.observations.table import Table
 
 NAMES = [column.name for column in COLUMNS]
 HEADER = "Date,Location,Rainfall,Humidity3pm,WindDir9am\n"
@@ -123,14 +125,14 @@ def as_small(content: bytes) -> Found:
 def assert_alike(content: bytes) -> Found:
     """The stage and the small file's reader refuse with the same message, or both have the same values."""
     small, staged = as_small(content), as_staged(content)
-    if isinstance(small, ObservationError) and isinstance(next(iter(small.problems), None), Repeat):
+    if isinstance(small, ObservationError) and isinstance(next(iter(small.violations), None), Duplicate):
         # Whether a day repeats is seen when it is forecast.
         assert not isinstance(staged, ObservationError)
         return staged
     if isinstance(small, ObservationError) or isinstance(staged, ObservationError):
         assert _message(staged) == _message(small)
         assert isinstance(small, ObservationError) and isinstance(staged, ObservationError)
-        assert [(p.row, p.column) for p in staged.problems] == [(p.row, p.column) for p in small.problems]
+        assert [(p.row, p.column) for p in staged.violations] == [(p.row, p.column) for p in small.violations]
         return small
     for column in COLUMNS:
         np.testing.assert_array_equal(staged[column.name], small[column.name], err_msg=column.name)
@@ -158,7 +160,7 @@ def repaired(rows: Sequence[Sequence[str]], error: ObservationError) -> list[lis
     """The same rows with a good value in each place that was refused."""
     good = {"Location": "Perth"}
     result = [list(row) for row in rows]
-    for problem in error.problems:
+    for problem in error.violations:
         result[problem.row - 1][NAMES.index(problem.column)] = good.get(problem.column, "")
     return result
 
@@ -181,7 +183,7 @@ def test_every_odd_spelling_has_the_value_or_the_message_it_has_in_a_small_file(
         rows.append(list(row.values()))
     refused = assert_alike(write(rows))
     assert isinstance(refused, ObservationError)
-    assert len(refused.problems) == refused.count > 10
+    assert len(refused.violations) == refused.count > 10
     assert not isinstance(assert_alike(write(repaired(rows, refused))), ObservationError)
 
 
@@ -331,10 +333,10 @@ def test_a_text_that_only_json_can_hold_is_read_or_refused_as_in_a_small_file(co
 
 @pytest.mark.parametrize("line", ["2017-01-01,Albury,{},45,N\n", "2017-01-01,Albury,1,45,N,{}\n"])
 def test_of_very_many_problems_the_first_are_shown_and_all_are_counted(line: str) -> None:
-    content = HEADER + "".join(line.format(1000 + i) for i in range(3 * PROBLEMS_KEPT))
+    content = HEADER + "".join(line.format(1000 + i) for i in range(3 * VIOLATIONS_KEPT))
     found = assert_alike(content.encode())
     assert isinstance(found, ObservationError)
-    assert found.count == 3 * PROBLEMS_KEPT
+    assert found.count == 3 * VIOLATIONS_KEPT
 
 
 def test_rows_are_sorted_by_day_those_without_one_last_in_input_order() -> None:

@@ -7,7 +7,7 @@ import csv
 import numpy as np
 import pytest
 
-from raincast import stations
+from raincast.observations import stations
 
 ROWS = (
     {"Location": "North", "latitude": "-30", "longitude": "150", "elevation_m": "12.5"},

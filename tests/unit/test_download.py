@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from raincast import source
-from raincast.observations import ObservationError
+from raincast.observations import download
+from raincast.observations.errors import ObservationError
 
 CONTENT = b"Location,Rainfall\nAlbury,1\n"
 PLAIN = hashlib.sha256(CONTENT).hexdigest()
@@ -59,59 +59,65 @@ def fixture_url(packed: Path) -> Iterator[str]:
 def test_the_hash_is_that_of_the_content_however_it_is_packed(packed: Path, tmp_path: Path) -> None:
     plain = tmp_path / "data.csv"
     plain.write_bytes(CONTENT)
-    assert source.verified_sha256("x", packed, None) == source.verified_sha256("x", plain, None) == PLAIN
+    assert download.verified_sha256("x", packed, None) == download.verified_sha256("x", plain, None) == PLAIN
 
 
 def test_either_hash_may_be_expected(packed: Path) -> None:
     of_file = hashlib.sha256(packed.read_bytes()).hexdigest()
     assert of_file != PLAIN
-    assert source.verified_sha256("x", packed, of_file) == PLAIN
-    assert source.verified_sha256("x", packed, PLAIN.upper()) == PLAIN
+    assert download.verified_sha256("x", packed, of_file) == PLAIN
+    assert download.verified_sha256("x", packed, PLAIN.upper()) == PLAIN
 
 
 def test_another_hash_is_refused(packed: Path) -> None:
     with pytest.raises(ObservationError, match=f"data: its SHA-256 is .*unpacked {PLAIN}.*, expected was abc"):
-        source.verified_sha256("data", packed, "abc")
+        download.verified_sha256("data", packed, "abc")
 
 
 def test_a_url_is_downloaded_and_the_copy_removed(url: str) -> None:
-    with source.local(url) as path:
+    with download.local_copy(url) as path:
         assert gzip.decompress(path.read_bytes()) == CONTENT
     assert not path.exists()
 
 
 def test_a_url_that_is_not_there_is_refused(url: str) -> None:
-    with pytest.raises(ObservationError, match="nowhere: cannot be downloaded: 404"), source.local(url + "/nowhere"):
+    with (
+        pytest.raises(ObservationError, match="nowhere: cannot be downloaded: 404"),
+        download.local_copy(url + "/nowhere"),
+    ):
         pass
 
 
 def test_a_server_that_is_not_there_is_refused() -> None:
-    with pytest.raises(ObservationError, match="cannot be downloaded: .*refused"), source.local("http://127.0.0.1:9/x"):
+    with (
+        pytest.raises(ObservationError, match="cannot be downloaded: .*refused"),
+        download.local_copy("http://127.0.0.1:9/x"),
+    ):
         pass
 
 
 def test_a_download_that_ends_early_is_refused(url: str) -> None:
     short = url.rpartition("/")[0] + "/short.csv"
-    with pytest.raises(ObservationError, match="the download ended after 27 of 1000 bytes"), source.local(short):
+    with pytest.raises(ObservationError, match="the download ended after 27 of 1000 bytes"), download.local_copy(short):
         pass
 
 
 @pytest.mark.parametrize("bad", ["ftp://example.org/x.csv", "s3://bucket/x.csv"])
 def test_other_schemes_are_named_as_such(bad: str) -> None:
-    with pytest.raises(ObservationError, match=f"{bad}: neither a path nor an http"), source.local(bad):
+    with pytest.raises(ObservationError, match=f"{bad}: neither a path nor an http"), download.local_copy(bad):
         pass
 
 
 @pytest.mark.parametrize("bad", ["http://[", "http://exa mple/x", "http://127.0.0.1:x/y"])
 def test_a_url_that_is_none_is_refused(bad: str) -> None:
-    with pytest.raises(ObservationError, match="cannot be downloaded"), source.local(bad):
+    with pytest.raises(ObservationError, match="cannot be downloaded"), download.local_copy(bad):
         pass
 
 
 def test_no_secret_of_a_url_is_shown() -> None:
     secret = "http://user:secret@127.0.0.1:9/a/b.csv?token=secret#secret"
-    assert source.shown(secret) == "http://127.0.0.1:9/a/b.csv"
-    assert source.shown("some/file.csv") == "some/file.csv"
-    with pytest.raises(ObservationError) as caught, source.local(secret):
+    assert download.without_secrets(secret) == "http://127.0.0.1:9/a/b.csv"
+    assert download.without_secrets("some/file.csv") == "some/file.csv"
+    with pytest.raises(ObservationError) as caught, download.local_copy(secret):
         pass
     assert "secret" not in str(caught.value)

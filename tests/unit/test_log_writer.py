@@ -12,20 +12,20 @@ from typing import Any
 
 import pytest
 
-from raincast import journal
-from raincast.journal import Journal, to_descriptor, to_file
+from raincast.serving import log_writer
+from raincast.serving.log_writer import LogWriter, to_descriptor, to_file
 
 Opened = Callable[[], contextlib.AbstractContextManager[int]]
 
 
 @pytest.fixture(name="started")
-def fixture_started(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Opened], Journal]]:
+def fixture_started(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Opened], LogWriter]]:
     """Starts journals that write every millisecond, and closes them."""
-    monkeypatch.setattr(journal, "SECONDS_BETWEEN_WRITES", 0.001)
-    journals: list[Journal] = []
+    monkeypatch.setattr(log_writer, "SECONDS_BETWEEN_WRITES", 0.001)
+    journals: list[LogWriter] = []
 
-    def start(opened: Opened) -> Journal:
-        journals.append(Journal(opened))
+    def start(opened: Opened) -> LogWriter:
+        journals.append(LogWriter(opened))
         return journals[-1]
 
     yield start
@@ -49,7 +49,7 @@ def lines_of(path: Path) -> list[bytes]:
     return content.splitlines()
 
 
-def test_lines_arrive_in_order_whatever_the_batches(started: Callable[[Opened], Journal], tmp_path: Path) -> None:
+def test_lines_arrive_in_order_whatever_the_batches(started: Callable[[Opened], LogWriter], tmp_path: Path) -> None:
     path = tmp_path / "log"
     written = started(to_file(str(path)))
     for number in range(3_000):
@@ -62,7 +62,7 @@ def test_lines_arrive_in_order_whatever_the_batches(started: Callable[[Opened], 
 
 
 def test_lines_of_several_threads_all_arrive_each_threads_in_order(
-    started: Callable[[Opened], Journal], tmp_path: Path
+    started: Callable[[Opened], LogWriter], tmp_path: Path
 ) -> None:
     path = tmp_path / "log"
     written = started(to_file(str(path)))
@@ -84,7 +84,7 @@ def test_lines_of_several_threads_all_arrive_each_threads_in_order(
 
 
 def test_lines_appear_without_a_close_and_behind_what_stands_there(
-    started: Callable[[Opened], Journal], tmp_path: Path
+    started: Callable[[Opened], LogWriter], tmp_path: Path
 ) -> None:
     path = tmp_path / "log"
     path.write_bytes(b"before\n")
@@ -96,9 +96,9 @@ def test_lines_appear_without_a_close_and_behind_what_stands_there(
 
 
 def test_closing_writes_what_is_left_at_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(journal, "SECONDS_BETWEEN_WRITES", 60.0)
+    monkeypatch.setattr(log_writer, "SECONDS_BETWEEN_WRITES", 60.0)
     path = tmp_path / "log"
-    written = Journal(to_file(str(path)))
+    written = LogWriter(to_file(str(path)))
     written.write(b"a\n")
     written.write(b"b\n")
     start = time.monotonic()
@@ -108,14 +108,14 @@ def test_closing_writes_what_is_left_at_once(monkeypatch: pytest.MonkeyPatch, tm
 
 
 def test_closing_a_journal_without_lines_writes_nothing(tmp_path: Path) -> None:
-    written = Journal(to_file(str(tmp_path / "log")))
+    written = LogWriter(to_file(str(tmp_path / "log")))
     written.close()
     assert not list(tmp_path.iterdir())
     assert written.lost == 0
 
 
 @pytest.mark.parametrize("by", ["path", "descriptor"])
-def test_a_full_disk_loses_lines_that_are_counted(by: str, started: Callable[[Opened], Journal]) -> None:
+def test_a_full_disk_loses_lines_that_are_counted(by: str, started: Callable[[Opened], LogWriter]) -> None:
     with open("/dev/full", "wb", buffering=0) as full:
         written = started(to_file("/dev/full") if by == "path" else to_descriptor(full.fileno()))
         for number in range(1, 4):
@@ -127,7 +127,7 @@ def test_a_full_disk_loses_lines_that_are_counted(by: str, started: Callable[[Op
     assert written.lost == 6
 
 
-def test_a_closed_descriptor_loses_lines_that_are_counted(started: Callable[[Opened], Journal]) -> None:
+def test_a_closed_descriptor_loses_lines_that_are_counted(started: Callable[[Opened], LogWriter]) -> None:
     reader, writer = os.pipe()
     os.close(reader)
     written = started(to_descriptor(writer))
@@ -137,7 +137,7 @@ def test_a_closed_descriptor_loses_lines_that_are_counted(started: Callable[[Ope
     os.close(writer)
 
 
-def test_a_descriptor_stays_open_and_gets_every_line(started: Callable[[Opened], Journal]) -> None:
+def test_a_descriptor_stays_open_and_gets_every_line(started: Callable[[Opened], LogWriter]) -> None:
     reader, writer = os.pipe()
     written = started(to_descriptor(writer))
     written.write(b"a\n")
@@ -150,7 +150,7 @@ def test_a_descriptor_stays_open_and_gets_every_line(started: Callable[[Opened],
     os.close(reader)
 
 
-def test_a_missing_folder_loses_lines_until_it_appears(started: Callable[[Opened], Journal], tmp_path: Path) -> None:
+def test_a_missing_folder_loses_lines_until_it_appears(started: Callable[[Opened], LogWriter], tmp_path: Path) -> None:
     path = tmp_path / "mounted" / "log"
     written = started(to_file(str(path)))
     written.write(b"a\n")
@@ -163,7 +163,7 @@ def test_a_missing_folder_loses_lines_until_it_appears(started: Callable[[Opened
     assert written.lost == 1
 
 
-def test_a_file_that_was_rotated_is_made_anew(started: Callable[[Opened], Journal], tmp_path: Path) -> None:
+def test_a_file_that_was_rotated_is_made_anew(started: Callable[[Opened], LogWriter], tmp_path: Path) -> None:
     path = tmp_path / "log"
     written = started(to_file(str(path)))
     written.write(b"a\n")
@@ -188,7 +188,7 @@ class Disk:  # pylint: disable=too-few-public-methods
     def __init__(self, monkeypatch: pytest.MonkeyPatch, room: int) -> None:
         self.room = room
         self.write = os.write
-        monkeypatch.setattr(journal.os, "write", self)
+        monkeypatch.setattr(log_writer.os, "write", self)
 
     def __call__(self, descriptor: int, content: bytes) -> int:
         if threading.current_thread().name != "journal":
@@ -201,7 +201,7 @@ class Disk:  # pylint: disable=too-few-public-methods
 
 
 def test_a_torn_line_is_ended_before_the_next(
-    started: Callable[[Opened], Journal], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    started: Callable[[Opened], LogWriter], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "log"
     disk = Disk(monkeypatch, room=7)
@@ -216,7 +216,7 @@ def test_a_torn_line_is_ended_before_the_next(
 
 
 def test_a_line_torn_and_then_a_disk_still_full_lose_one_line_each(
-    started: Callable[[Opened], Journal], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    started: Callable[[Opened], LogWriter], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "log"
     disk = Disk(monkeypatch, room=3)
@@ -232,7 +232,7 @@ def test_a_line_torn_and_then_a_disk_still_full_lose_one_line_each(
 
 
 def test_nothing_is_put_before_a_line_where_the_last_batch_ended_whole(
-    started: Callable[[Opened], Journal], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    started: Callable[[Opened], LogWriter], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "log"
     disk = Disk(monkeypatch, room=6)
@@ -246,11 +246,11 @@ def test_nothing_is_put_before_a_line_where_the_last_batch_ended_whole(
 
 
 def test_writes_in_small_pieces_are_put_together(
-    started: Callable[[Opened], Journal], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    started: Callable[[Opened], LogWriter], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "log"
     write = os.write
-    monkeypatch.setattr(journal.os, "write", lambda descriptor, content: write(descriptor, content[:2]))
+    monkeypatch.setattr(log_writer.os, "write", lambda descriptor, content: write(descriptor, content[:2]))
     written = started(to_file(str(path)))
     written.write(b"one\n")
     written.write(b"three\n")
@@ -274,9 +274,9 @@ class Stopped:  # pylint: disable=too-few-public-methods
 
 
 def test_a_reader_that_has_stopped_holds_nobody_up_and_costs_no_more_than_the_limit(
-    started: Callable[[Opened], Journal], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    started: Callable[[Opened], LogWriter], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(journal, "LARGEST_BACKLOG", 1_000)
+    monkeypatch.setattr(log_writer, "LARGEST_BACKLOG", 1_000)
     path = tmp_path / "log"
     stopped = Stopped(path)
     written = started(stopped)
@@ -297,7 +297,7 @@ def test_a_reader_that_has_stopped_holds_nobody_up_and_costs_no_more_than_the_li
 
 
 def test_a_line_that_comes_during_the_last_write_is_written_too(
-    started: Callable[[Opened], Journal], tmp_path: Path
+    started: Callable[[Opened], LogWriter], tmp_path: Path
 ) -> None:
     stopped = Stopped(tmp_path / "log")
     written = started(stopped)
@@ -310,7 +310,7 @@ def test_a_line_that_comes_during_the_last_write_is_written_too(
     assert (tmp_path / "log").read_bytes() == b"a\nb\n"
 
 
-def test_closing_gives_up_where_nobody_reads(started: Callable[[Opened], Journal], tmp_path: Path) -> None:
+def test_closing_gives_up_where_nobody_reads(started: Callable[[Opened], LogWriter], tmp_path: Path) -> None:
     stopped = Stopped(tmp_path / "log")
     written = started(stopped)
     written.write(b"a\n")
@@ -325,7 +325,7 @@ def test_closing_gives_up_where_nobody_reads(started: Callable[[Opened], Journal
     "error", [PermissionError(13, "no"), BlockingIOError(11, "later"), BrokenPipeError(32, "gone")]
 )
 def test_whatever_the_system_says_lines_are_counted_and_the_next_are_tried(
-    error: OSError, started: Callable[[Opened], Journal], tmp_path: Path
+    error: OSError, started: Callable[[Opened], LogWriter], tmp_path: Path
 ) -> None:
     opened = to_file(str(tmp_path / "log"))
     failing: list[OSError] = [error]

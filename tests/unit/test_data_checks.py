@@ -8,8 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from raincast import quality, reading
-from raincast.observations import ObservationError, ObservationWarning, Table
+from raincast.observations import reading
+from raincast.observations.errors import ObservationError, ObservationWarning
+from raincast.observations.table import Table
+from raincast.training import data_checks
 
 
 @pytest.fixture(name="table")
@@ -19,23 +21,23 @@ def fixture_table(slice_csv: Path) -> Table:
 
 
 def test_real_rows_pass_without_a_word(table: Table) -> None:
-    table["Evaporation"] = np.minimum(table["Evaporation"], quality.SEVERAL_DAYS_EVAPORATION_MM)
+    table["Evaporation"] = np.minimum(table["Evaporation"], data_checks.SEVERAL_DAYS_EVAPORATION_MM)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        quality.check("slice", table)
+        data_checks.check("slice", table)
 
 
 def test_a_value_beyond_its_limit_is_named(table: Table) -> None:
     table["Humidity3pm"][41] = 150.0
     with pytest.raises(ObservationError, match=r"1 problem: Humidity3pm: not a number, 0 to 100 % in row 42 \(150.0\)"):
-        quality.check("slice", table)
+        data_checks.check("slice", table)
 
 
 @pytest.mark.parametrize("outcome", [0.0, 1.0])
 def test_one_outcome_alone_teaches_nothing(outcome: float, table: Table) -> None:
     table["RainTomorrow"][:] = outcome
     with pytest.raises(ObservationError, match="RainTomorrow: not at least 50 rows each of Yes and No"):
-        quality.check("slice", table)
+        data_checks.check("slice", table)
 
 
 @pytest.mark.parametrize(
@@ -51,22 +53,22 @@ def test_one_outcome_alone_teaches_nothing(outcome: float, table: Table) -> None
     ],
 )
 def test_a_doubtful_relation_is_one_warning(change: dict[str, float], relation: str, table: Table) -> None:
-    table["Evaporation"] = np.minimum(table["Evaporation"], quality.SEVERAL_DAYS_EVAPORATION_MM)
+    table["Evaporation"] = np.minimum(table["Evaporation"], data_checks.SEVERAL_DAYS_EVAPORATION_MM)
     for name, value in change.items():
         table[name][[7, 9]] = value
     with pytest.warns(ObservationWarning, match=f"2 of 6000 rows break {relation}.*, the first is row 8$") as caught:
-        quality.check("slice", table)
+        data_checks.check("slice", table)
     assert len(caught) == 1
 
 
 def test_dates_are_in_all_rows_or_in_none(table: Table) -> None:
     table["Date"][:10] = np.datetime64("2010-01-01")
     with pytest.raises(ObservationError, match="5990 of 6000 rows have no date; training needs all dates or none"):
-        quality.check("slice", table)
+        data_checks.check("slice", table)
 
 
 def test_rows_without_an_answer_are_counted(table: Table) -> None:
-    table["Evaporation"] = np.minimum(table["Evaporation"], quality.SEVERAL_DAYS_EVAPORATION_MM)
+    table["Evaporation"] = np.minimum(table["Evaporation"], data_checks.SEVERAL_DAYS_EVAPORATION_MM)
     table["RainTomorrow"][[1, 2, 3]] = np.nan
     with pytest.warns(ObservationWarning, match="3 of 6000 rows have no RainTomorrow"):
-        quality.check("slice", table)
+        data_checks.check("slice", table)

@@ -13,8 +13,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from raincast import records, scoring
-from raincast.observations import EXAMPLE, FormatError, ObservationError, Table
+from raincast.observations.errors import FormatError, ObservationError
+from raincast.observations.table import Table
+from raincast.serving import decoding, mlflow_protocol
+from raincast.serving.openapi import EXAMPLE
 from tests.unit.bodies import Sent, as_table, assert_same, bodies, is_measured, is_regular, too_deep
 
 UNTIMED = settings(deadline=None, derandomize=True)
@@ -46,18 +48,18 @@ shapes = pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
 
 
 def _decoded(document: Any) -> Table:
-    observed, warned = scoring.decode(json.dumps(document).encode())
+    observed, warned = mlflow_protocol.decode(json.dumps(document).encode())
     assert not warned
     return as_table(observed)
 
 
 def _forecast_body(sent: list[Sent]) -> Table:
-    return as_table(records.decode(json.dumps({"observations": sent}).encode())[0])
+    return as_table(decoding.decode(json.dumps({"observations": sent}).encode())[0])
 
 
 def _refusal(body: bytes) -> ObservationError:
     with pytest.raises(ObservationError) as caught:
-        scoring.decode(body)
+        mlflow_protocol.decode(body)
     return caught.value
 
 
@@ -81,7 +83,7 @@ def test_nan_is_a_missing_value_like_null(shape: Callable[[list[Sent]], dict[str
 @UNTIMED
 @given(sent=bodies().filter(lambda sent: all(map(is_regular, sent))))
 def test_a_regular_split_is_decoded_the_fast_way(sent: list[Sent]) -> None:
-    with mock.patch.object(scoring, "of_records", side_effect=AssertionError("the body went the slow way")):
+    with mock.patch.object(mlflow_protocol, "of_records", side_effect=AssertionError("the body went the slow way")):
         assert_same(_decoded(SHAPES["dataframe_split"](sent)), _forecast_body(sent))
 
 
@@ -94,8 +96,8 @@ def test_a_split_beside_another_shape_is_refused(second: str) -> None:
 @shapes
 def test_one_observation_is_a_row_and_two_are_a_table(shape: Callable[[list[Sent]], dict[str, Any]]) -> None:
     for count in (1, 2):
-        observed, _ = scoring.decode(json.dumps(shape(list(EXAMPLE[:count]))).encode())
-        assert records.is_row(observed) == (count == 1)
+        observed, _ = mlflow_protocol.decode(json.dumps(shape(list(EXAMPLE[:count]))).encode())
+        assert decoding.is_row(observed) == (count == 1)
 
 
 @shapes
@@ -103,19 +105,19 @@ def test_a_wrong_value_is_named_with_its_row_and_column(shape: Callable[[list[Se
     document = shape([EXAMPLE[0], EXAMPLE[1] | {"Humidity3pm": 101}])
     error = _refusal(json.dumps(document).encode())
     assert str(error) == "the request: row 2, Humidity3pm: '101' is not a number, 0 to 100 %"
-    assert [(problem.row, problem.column) for problem in error.problems] == [(2, "Humidity3pm")]
+    assert [(problem.row, problem.column) for problem in error.violations] == [(2, "Humidity3pm")]
 
 
 @shapes
 def test_a_station_and_day_that_stand_twice_are_refused(shape: Callable[[list[Sent]], dict[str, Any]]) -> None:
     error = _refusal(json.dumps(shape([EXAMPLE[0]] * 2)).encode())
-    assert "row 2, Date: Sydney on 2017-06-01 stands already in row 1" in str(error)
+    assert "row 2, Date: Sydney on 2017-06-01 duplicates row 1" in str(error)
 
 
 @shapes
 def test_an_unknown_column_is_ignored_with_a_warning(shape: Callable[[list[Sent]], dict[str, Any]]) -> None:
     sent = [one | {"Mood": "good"} for one in EXAMPLE]
-    observed, warned = scoring.decode(json.dumps(shape(sent)).encode())
+    observed, warned = mlflow_protocol.decode(json.dumps(shape(sent)).encode())
     assert warned == ["the request: 1 unknown column(s) ignored: Mood"]
     assert_same(as_table(observed), _forecast_body(list(EXAMPLE)))
 
@@ -140,11 +142,11 @@ def test_observations_without_a_measurement_are_refused(
 def test_more_observations_than_the_limit_are_refused(
     shape: Callable[[list[Sent]], dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(records, "MAX_ROWS", 3)
+    monkeypatch.setattr(decoding, "MAX_ROWS", 3)
     sent = [{"Location": "Sydney", "Rainfall": float(value)} for value in range(4)]
     assert _decoded(shape(sent[:3]))["Rainfall"].tolist() == [0.0, 1.0, 2.0]
-    with pytest.raises(records.TooMany, match="4 observations, at most 3 are forecast in one request"):
-        scoring.decode(json.dumps(shape(sent)).encode())
+    with pytest.raises(decoding.TooMany, match="4 observations, at most 3 are forecast in one request"):
+        mlflow_protocol.decode(json.dumps(shape(sent)).encode())
 
 
 ONE_OF = "a JSON object with one of dataframe_split, dataframe_records, instances, inputs is expected"
@@ -243,20 +245,20 @@ def test_a_number_beyond_all_limits_is_refused(value: str) -> None:
 @pytest.mark.parametrize("name", ["Rainfall", "RISK_MM", "Unknown"])
 def test_a_value_of_any_depth_is_refused_or_ignored(name: str) -> None:
     before = f'{{"instances": [{{"Location": "Sydney", "MinTemp": 1, "{name}": '
-    assert not too_deep(scoring.decode, before, "}]}")
+    assert not too_deep(mlflow_protocol.decode, before, "}]}")
 
 
 def test_a_body_of_far_too_many_parts_is_refused_before_it_is_read() -> None:
-    body = b'{"instances": [' + b",".join([b"{}"] * (4 * records.MAX_ROWS + 1)) + b"]}"
-    with pytest.raises(records.TooMany, match="more values than 10000 observations have"):
-        scoring.decode(body)
+    body = b'{"instances": [' + b",".join([b"{}"] * (4 * decoding.MAX_ROWS + 1)) + b"]}"
+    with pytest.raises(decoding.TooMany, match="more values than 10000 observations have"):
+        mlflow_protocol.decode(body)
 
 
 @UNTIMED
 @given(st.binary(max_size=200) | st.text(max_size=60).map(lambda text: f'{{"instances": [{text}]}}'.encode()))
 def test_any_bytes_are_decoded_or_refused_with_a_message(body: bytes) -> None:
     try:
-        observed, _ = scoring.decode(body)
+        observed, _ = mlflow_protocol.decode(body)
     except ObservationError as error:
         assert str(error).startswith("the request: ")
     else:

@@ -16,8 +16,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from raincast import observations, records
-from raincast.observations import COLUMNS, EXAMPLE, FormatError, ObservationError, Table
+from raincast.observations.columns import COLUMNS, Column
+from raincast.observations.errors import FormatError, ObservationError
+from raincast.observations.table import Table, rows_of
+from raincast.serving import decoding
+from raincast.serving.openapi import EXAMPLE
 from tests.unit.bodies import Sent, as_table, assert_same, bodies, by_text, is_measured, is_regular, too_deep, value_of
 
 # The same examples each time: what is found here is looked for at leisure, not in somebody's pipeline.
@@ -32,14 +35,14 @@ def body_of(sent: Any, **how: Any) -> bytes:
 
 def decoded(body: bytes) -> Table:
     """The table of a body that is decoded without a warning."""
-    observed, warned = records.decode(body)
+    observed, warned = decoding.decode(body)
     assert not warned
     return as_table(observed)
 
 
 def only_fast() -> Any:
     """A context in which the parser of text does not answer."""
-    return mock.patch.object(records, "table_of", side_effect=AssertionError("the body went the slow way"))
+    return mock.patch.object(decoding, "table_of", side_effect=AssertionError("the body went the slow way"))
 
 
 def refusal(call: Callable[[], Any]) -> ObservationError:
@@ -63,16 +66,16 @@ def test_a_valid_body_gives_what_the_parser_of_text_gives(sent: list[Sent], asci
 @given(bodies().filter(lambda sent: all(map(is_regular, sent))))
 def test_a_regular_body_is_decoded_the_fast_way(sent: list[Sent]) -> None:
     with only_fast():
-        observed, _ = records.decode(body_of(sent, ensure_ascii=False))
-    assert records.is_row(observed) == (len(sent) == 1)
+        observed, _ = decoding.decode(body_of(sent, ensure_ascii=False))
+    assert decoding.is_row(observed) == (len(sent) == 1)
 
 
 def test_the_example_is_decoded_the_fast_way_alone_and_together() -> None:
     with only_fast():
-        row, warned = records.decode(body_of([SYDNEY]))
+        row, warned = decoding.decode(body_of([SYDNEY]))
         table = decoded(body_of(EXAMPLE))
     assert not warned
-    assert records.is_row(row)
+    assert decoding.is_row(row)
     assert row["MinTemp"] == 9.4
     assert row["WindGustSpeed"] == 46.0
     assert str(row["Date"]) == "2017-06-01"
@@ -103,10 +106,10 @@ def test_one_wrong_value_is_refused_with_the_words_of_the_parser_of_text(
     number = data.draw(st.integers(0, len(sent) - 1))
     sent[number][column.name] = data.draw(wrong)
     body = body_of(sent)
-    found, expected = refusal(lambda: records.decode(body)), refusal(lambda: by_text(body))
+    found, expected = refusal(lambda: decoding.decode(body)), refusal(lambda: by_text(body))
     assert str(found) == str(expected)
-    assert [(problem.row, problem.column) for problem in found.problems] == [(number + 1, column.name)]
-    assert found.problems == expected.problems
+    assert [(problem.row, problem.column) for problem in found.violations] == [(number + 1, column.name)]
+    assert found.violations == expected.violations
     assert found.count == 1
 
 
@@ -115,8 +118,8 @@ def test_one_wrong_value_is_refused_with_the_words_of_the_parser_of_text(
 def test_a_body_that_is_cut_anywhere_is_no_json(sent: list[Sent], data: st.DataObject) -> None:
     body = body_of(sent)
     cut = body[: data.draw(st.integers(1, len(body) - 1))]
-    assert str(refusal(lambda: records.decode(cut))).startswith("the request: not valid JSON: ")
-    assert isinstance(refusal(lambda: records.decode(cut)), FormatError)
+    assert str(refusal(lambda: decoding.decode(cut))).startswith("the request: not valid JSON: ")
+    assert isinstance(refusal(lambda: decoding.decode(cut)), FormatError)
 
 
 @UNTIMED
@@ -143,10 +146,10 @@ def _assert_both_ways_agree(body: bytes) -> None:
     try:
         expected = by_text(body)
     except ObservationError as error:
-        found = refusal(lambda: records.decode(body))
+        found = refusal(lambda: decoding.decode(body))
         assert isinstance(found, FormatError) == isinstance(error, FormatError)
     else:
-        assert_same(as_table(records.decode(body)[0]), expected)
+        assert_same(as_table(decoding.decode(body)[0]), expected)
 
 
 @pytest.mark.parametrize(
@@ -158,7 +161,7 @@ def _assert_both_ways_agree(body: bytes) -> None:
     ],
 )
 def test_a_name_that_stands_twice_is_refused(text: str) -> None:
-    error = refusal(lambda: records.decode(b'{"observations": [' + text.encode() + b"]}"))
+    error = refusal(lambda: decoding.decode(b'{"observations": [' + text.encode() + b"]}"))
     assert "stands there more than once" in str(error)
 
 
@@ -166,7 +169,7 @@ def test_a_name_that_stands_twice_is_refused(text: str) -> None:
 @pytest.mark.parametrize("rows", [1, 2])
 def test_observations_without_a_measurement_are_refused(sent: Sent, rows: int) -> None:
     stations = [{"Location": name} | sent for name in ("Sydney", "Perth")][:rows]
-    for call in (lambda: records.decode(body_of(stations)), lambda: records.of_records(stations)):
+    for call in (lambda: decoding.decode(body_of(stations)), lambda: decoding.of_records(stations)):
         assert str(refusal(call)).startswith("the request: there is no measurement, such as MinTemp")
 
 
@@ -180,7 +183,7 @@ def test_observations_without_a_measurement_are_refused(sent: Sent, rows: int) -
     ],
 )
 def test_a_body_that_is_not_utf_8_is_refused(body: bytes) -> None:
-    error = refusal(lambda: records.decode(body))
+    error = refusal(lambda: decoding.decode(body))
     assert isinstance(error, FormatError)
     assert "not UTF-8" in str(error)
 
@@ -188,7 +191,7 @@ def test_a_body_that_is_not_utf_8_is_refused(body: bytes) -> None:
 @pytest.mark.parametrize("name", ["Rainfall", "RISK_MM", "Unknown"])
 def test_a_value_of_any_depth_is_refused_or_ignored(name: str) -> None:
     before = f'{{"observations": [{{"Location": "Sydney", "MinTemp": 1, "{name}": '
-    assert not too_deep(records.decode, before, "}]}")
+    assert not too_deep(decoding.decode, before, "}]}")
 
 
 # ---- unusual but valid
@@ -234,7 +237,7 @@ def test_an_unusual_body_is_taken_for_what_it_means(body: str) -> None:
 
 def test_an_unknown_column_is_ignored_with_a_warning_that_names_it() -> None:
     for sent in ([SYDNEY | {"Mood": "good"}], [SYDNEY, WOLLONGONG | {"Mood": {"a": [1]}}]):
-        observed, warned = records.decode(body_of(sent))
+        observed, warned = decoding.decode(body_of(sent))
         assert warned == ["the request: 1 unknown column(s) ignored: Mood"]
         without = [{name: value for name, value in one.items() if name != "Mood"} for one in sent]
         assert_same(as_table(observed), decoded(body_of(without)))
@@ -242,7 +245,7 @@ def test_an_unknown_column_is_ignored_with_a_warning_that_names_it() -> None:
 
 def test_a_warning_can_be_sent_whatever_the_column_is_called() -> None:
     for name in ("\ud800", "new\nline", "é🌧", "", "x" * 1_000):
-        _, warned = records.decode(body_of([SYDNEY | {name: 1}]))
+        _, warned = decoding.decode(body_of([SYDNEY | {name: 1}]))
         (line,) = json.loads(msgspec.json.encode(warned))
         assert line.startswith("the request: 1 unknown column(s) ignored: ")
         assert len(line) < 100
@@ -278,22 +281,22 @@ def test_observations_with_their_answers_are_decoded_the_fast_way() -> None:
     ],
 )
 def test_what_is_no_list_of_observations_is_refused(body: bytes, message: str) -> None:
-    error = refusal(lambda: records.decode(body))
+    error = refusal(lambda: decoding.decode(body))
     assert str(error).startswith(f"the request: {message}")
     assert not isinstance(error, FormatError)
 
 
 @pytest.mark.parametrize("body", [b"", b" \r\n", b"not json", b"{", b'{"observations": [{"Location": "Sydney",}]}'])
 def test_what_is_no_json_is_a_format_error(body: bytes) -> None:
-    assert isinstance(refusal(lambda: records.decode(body)), FormatError)
+    assert isinstance(refusal(lambda: decoding.decode(body)), FormatError)
 
 
 @pytest.mark.parametrize("second", [SYDNEY, {"Location": "Sydney", "Date": "2017-06-01", "Cloud3pm": "4"}])
 def test_two_observations_of_a_station_and_day_are_refused_on_both_ways(second: Sent) -> None:
-    error = refusal(lambda: records.decode(body_of([SYDNEY, WOLLONGONG, second])))
-    already = "row 3, Date: Sydney on 2017-06-01 stands already in row 1, a station has one observation a day"
+    error = refusal(lambda: decoding.decode(body_of([SYDNEY, WOLLONGONG, second])))
+    already = "row 3, Date: Sydney on 2017-06-01 duplicates row 1; a station has one observation per day"
     assert str(error) == f"the request: {already}"
-    assert [(problem.row, problem.column) for problem in error.problems] == [(3, "Date")]
+    assert [(problem.row, problem.column) for problem in error.violations] == [(3, "Date")]
 
 
 def test_observations_without_a_date_may_repeat() -> None:
@@ -307,29 +310,29 @@ def _many(rows: int, rainfall: Any) -> list[Sent]:
 
 @pytest.mark.parametrize("rainfall", [1, "1"], ids=["fast", "slow"])
 def test_as_many_observations_as_the_limit_are_taken_and_one_more_is_refused(rainfall: Any) -> None:
-    assert observations.rows_of(decoded(body_of(_many(records.MAX_ROWS, rainfall)))) == 10_000
+    assert rows_of(decoded(body_of(_many(decoding.MAX_ROWS, rainfall)))) == 10_000
     for call in (
-        lambda: records.decode(body_of(_many(10_001, rainfall))),
-        lambda: records.of_records(_many(10_001, rainfall)),
+        lambda: decoding.decode(body_of(_many(10_001, rainfall))),
+        lambda: decoding.of_records(_many(10_001, rainfall)),
     ):
-        with pytest.raises(records.TooMany, match="10001 observations, at most 10000 are forecast in one request"):
+        with pytest.raises(decoding.TooMany, match="10001 observations, at most 10000 are forecast in one request"):
             call()
 
 
 def test_csv_of_as_many_lines_as_the_limit_is_taken_and_one_more_is_refused() -> None:
     lines = ["Location,Rainfall"] + ["Sydney,1"] * 10_000
-    assert observations.rows_of(as_table(records.of_csv("\n".join(lines).encode() + b"\n")[0])) == 10_000
-    assert observations.rows_of(as_table(records.of_csv("\n".join(lines).encode())[0])) == 10_000
-    with pytest.raises(records.TooMany, match="more than 10000"):
-        records.of_csv("\n".join([*lines, "Sydney,1"]).encode() + b"\n")
+    assert rows_of(as_table(decoding.of_csv("\n".join(lines).encode() + b"\n")[0])) == 10_000
+    assert rows_of(as_table(decoding.of_csv("\n".join(lines).encode())[0])) == 10_000
+    with pytest.raises(decoding.TooMany, match="more than 10000"):
+        decoding.of_csv("\n".join([*lines, "Sydney,1"]).encode() + b"\n")
 
 
 @pytest.mark.parametrize("part", [b"{}", b"1"])
 def test_a_body_of_far_too_many_parts_is_refused_before_it_is_read(part: bytes) -> None:
-    body = b"[" + b",".join([part] * (100 * records.MAX_ROWS + 2)) + b"]"
-    unread = mock.patch.object(records, "json_blocks", side_effect=AssertionError("it was read"))
-    with unread, pytest.raises(records.TooMany, match="more values than 10000 observations have"):
-        records.decode(body)
+    body = b"[" + b",".join([part] * (100 * decoding.MAX_ROWS + 2)) + b"]"
+    unread = mock.patch.object(decoding, "json_blocks", side_effect=AssertionError("it was read"))
+    with unread, pytest.raises(decoding.TooMany, match="more values than 10000 observations have"):
+        decoding.decode(body)
 
 
 # ---- CSV, decoded objects, and back
@@ -342,9 +345,9 @@ def test_csv_gives_the_same_as_json(sent: list[Sent]) -> None:
     writer = csv.DictWriter(text, [column.name for column in COLUMNS], lineterminator="\n")
     writer.writeheader()
     writer.writerows(sent)
-    observed, warned = records.of_csv(text.getvalue().encode())
+    observed, warned = decoding.of_csv(text.getvalue().encode())
     assert not warned
-    assert not records.is_row(observed)
+    assert not decoding.is_row(observed)
     assert_same(as_table(observed), decoded(body_of(sent)))
 
 
@@ -362,13 +365,13 @@ def test_csv_gives_the_same_as_json(sent: list[Sent]) -> None:
     ],
 )
 def test_bad_csv_is_refused(body: bytes, message: str, kind: type[ObservationError]) -> None:
-    error = refusal(lambda: records.of_csv(body))
+    error = refusal(lambda: decoding.of_csv(body))
     assert str(error).startswith(f"the request: {message}")
     assert isinstance(error, FormatError) == (kind is FormatError)
 
 
 def test_an_unknown_column_of_csv_is_ignored_with_a_warning() -> None:
-    _, warned = records.of_csv(b"Location,Rainfall,Mood\nSydney,1,good\n")
+    _, warned = decoding.of_csv(b"Location,Rainfall,Mood\nSydney,1,good\n")
     assert warned == ["the request: 1 unknown column(s) ignored: Mood"]
 
 
@@ -378,22 +381,22 @@ def test_decoded_objects_give_the_same_as_their_json(sent: list[Sent], nan: bool
     expected = decoded(body_of(sent))
     if nan:
         sent = [{name: math.nan if value is None else value for name, value in one.items()} for one in sent]
-    observed, warned = records.of_records(sent)
+    observed, warned = decoding.of_records(sent)
     assert not warned
     assert_same(as_table(observed), expected)
 
 
 def test_decoded_objects_that_are_wrong_are_refused_like_their_json() -> None:
     sent = [SYDNEY | {"Humidity3pm": 101}, WOLLONGONG | {"WindDir3pm": "X"}]
-    assert str(refusal(lambda: records.of_records(sent))) == str(refusal(lambda: records.decode(body_of(sent))))
-    assert str(refusal(lambda: records.of_records([]))) == "the request: the list of observations is empty"
+    assert str(refusal(lambda: decoding.of_records(sent))) == str(refusal(lambda: decoding.decode(body_of(sent))))
+    assert str(refusal(lambda: decoding.of_records([]))) == "the request: the list of observations is empty"
 
 
 @UNTIMED
 @given(bodies().filter(lambda sent: all(map(is_measured, sent))))
 def test_an_observation_written_as_json_is_decoded_as_itself(sent: list[Sent]) -> None:
     table = decoded(body_of(sent))
-    written = [records.as_json(row) for row in records.rows_of_table(table)]
+    written = [decoding.as_json(row) for row in decoding.rows_of_table(table)]
     assert_same(decoded(msgspec.json.encode({"observations": written})), table)
     for one, given_one in zip(written, sent, strict=True):
         assert one == {
@@ -405,26 +408,26 @@ def test_an_observation_written_as_json_is_decoded_as_itself(sent: list[Sent]) -
 @UNTIMED
 @given(bodies(max_size=1).filter(lambda sent: is_regular(sent[0])))
 def test_a_row_is_written_as_the_one_row_of_its_table(sent: list[Sent]) -> None:
-    row, _ = records.decode(body_of(sent, ensure_ascii=False))
-    assert records.is_row(row)
-    (same,) = records.rows_of_table(as_table(row))
+    row, _ = decoding.decode(body_of(sent, ensure_ascii=False))
+    assert decoding.is_row(row)
+    (same,) = decoding.rows_of_table(as_table(row))
     assert list(same) == list(row)
-    assert records.as_json(same) == records.as_json(row)
+    assert decoding.as_json(same) == decoding.as_json(row)
 
 
 def test_a_table_is_no_row_and_its_rows_are() -> None:
     table = decoded(body_of(EXAMPLE))
-    assert not records.is_row(table)
-    rows = records.rows_of_table(table)
+    assert not decoding.is_row(table)
+    rows = decoding.rows_of_table(table)
     assert len(rows) == 2
-    assert all(map(records.is_row, rows))
+    assert all(map(decoding.is_row, rows))
     assert [row["Location"] for row in rows] == ["Sydney", "Wollongong"]
     assert rows[1]["WindGustDir"] == "S"
     assert math.isnan(rows[1]["Sunshine"])
 
 
 @pytest.mark.parametrize("column", COLUMNS, ids=lambda column: column.name)
-def test_each_column_alone_is_decoded_the_same_on_both_ways(column: observations.Column) -> None:
+def test_each_column_alone_is_decoded_the_same_on_both_ways(column: Column) -> None:
     @UNTIMED
     @given(value_of(column))
     def check(value: Any) -> None:

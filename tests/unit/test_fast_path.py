@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, redirect_stdout
 from pathlib import Path
@@ -12,9 +11,10 @@ from typing import Any
 
 import pytest
 
-from raincast import model
-from raincast.answers import FORECAST, Answer
-from raincast.server import Service
+from raincast.forecasting import model
+from raincast.serving.app import Service
+from raincast.serving.fast_path import FastRequest
+from raincast.serving.forecaster import FORECAST, Response
 from tests.integration.serving import body_of, many
 
 HEADERS = {b"content-type": b"application/json"}
@@ -28,34 +28,34 @@ def fixture_service(trained: Path, tmp_path: Path) -> Iterator[Service]:
             yield service
 
 
-def answered(service: Service, bodies: list[bytes]) -> list[Answer]:
+def answered(service: Service, bodies: list[bytes]) -> list[Response]:
     """The answers to requests that come together, in their order."""
-    answers: dict[int, Answer] = {}
+    responses: dict[int, Response] = {}
 
-    def respond(number: int) -> Callable[[Answer, str], None]:
-        return lambda answer, _: answers.update({number: answer})
+    def respond(number: int) -> Callable[[Response, str], None]:
+        return lambda response, _: responses.update({number: response})
 
     async def together() -> None:
         for number, body in enumerate(bodies):
-            service.quick(FORECAST, HEADERS, body, time.perf_counter(), respond(number))
-        # Nobody has to ask for the answers: they are there before the loop waits.
+            service.fast_path.submit(FastRequest(FORECAST, HEADERS, respond(number), [body]))
+        # Responses come without a flush by hand, before the loop waits.
         await asyncio.sleep(0)
 
     asyncio.run(together())
-    return [answers[number] for number in range(len(bodies))]
+    return [responses[number] for number in range(len(bodies))]
 
 
 def test_requests_of_one_observation_share_a_call(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     bodies = [body_of([row]) for row in many(5)]
     alone = [answered(service, [body])[0].body for body in bodies]
     calls: list[int] = []
-    shared = model.Model.probabilities_alone
+    shared = model.Model.single_row_probabilities
 
     def counted(self: model.Model, matrices: Any) -> list[float]:
         calls.append(len(matrices))
         return shared(self, matrices)
 
-    monkeypatch.setattr(model.Model, "probabilities_alone", counted)
+    monkeypatch.setattr(model.Model, "single_row_probabilities", counted)
     answers = answered(service, [*bodies[:2], body_of(many(2)), b"{", *bodies[2:]])
     assert calls == [5]
     assert [answer.status for answer in answers] == [200, 200, 200, 400, 200, 200, 200]
@@ -71,7 +71,7 @@ def test_a_call_that_fails_is_told_to_all_and_shown_once(
     def failing(_: model.Model, matrices: Any) -> list[float]:
         raise MemoryError(f"no room for {len(matrices)}")
 
-    monkeypatch.setattr(model.Model, "probabilities_alone", failing)
+    monkeypatch.setattr(model.Model, "single_row_probabilities", failing)
     answers = answered(service, [body_of([row]) for row in many(3)])
     assert [(answer.status, answer.kind) for answer in answers] == [(500, "internal")] * 3
     shown = capfd.readouterr().err

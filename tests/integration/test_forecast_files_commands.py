@@ -22,8 +22,8 @@ import numpy as np
 import pytest
 
 import prediction
-from raincast import command as commands
-from raincast import reading
+from raincast import cli
+from raincast.observations import reading
 from tests.conftest import ROOT, Command, small_disk
 from tests.integration.test_bad_input import BAD, HEADER, assert_refused, with_rows
 
@@ -34,22 +34,24 @@ DRIVER = """
 import os, signal, sys, tempfile, threading, time
 sys.path.insert(0, {root!r})
 import prediction
-from raincast import bulk, command, forecast, reading, staging
+from raincast.batch import forecast_files, staging
+from raincast.forecasting import forecast
+from raincast.observations import reading
 {prepare}
 sys.argv = ["prediction.py", *sys.argv[1:]]
-sys.exit(command.run(lambda: prediction.predict(prediction.arguments())))
+sys.exit(cli.run(lambda: prediction.predict(prediction.arguments())))
 """
 # Write the first rows, say so, wait for the end.
 STOP_WHILE_WRITING = """
-reading.SMALL_BYTES, bulk.BLOCK_ROWS = 0, 10
-block = forecast.Text.block
+reading.SMALL_BYTES, forecast_files.READ_BLOCK_ROWS = 0, 10
+block = writing.Text.block
 def slowly(text, table):
     if text.begun:
         print("writing", flush=True)
         time.sleep(60)
     text.begun = True
     return block(text, table)
-bulk.Text.block = slowly
+forecast_files.Text.block = slowly
 """
 # Interrupt duckdb while it works: in a query, of which one follows the other.
 STOP_WHILE_SORTING = """
@@ -131,7 +133,7 @@ def test_a_large_bad_file_is_refused_with_the_reason_and_row_of_a_small_one(
     bad.write_bytes(content)
     assert not reading.is_small(bad)
     monkeypatch.setattr(sys, "argv", ["prediction.py", str(bad), "-o", str(out), "--model", str(trained)])
-    assert commands.run(lambda: prediction.predict(prediction.arguments())) == 2
+    assert cli.run(lambda: prediction.predict(prediction.arguments())) == 2
     stdout, stderr = capfd.readouterr()
     assert re.fullmatch(f"prediction.py: {bad}: .*{message}.*\n", stderr), stderr
     assert (stdout, out.exists()) == ("", False)
@@ -156,7 +158,7 @@ def test_a_very_long_last_line_is_never_left_out(
         file.writelines([b"1" * 1_000_000] * 50)
         file.write(end)
     monkeypatch.setattr(sys, "argv", ["prediction.py", str(bad), "--model", str(trained)])
-    assert commands.run(lambda: prediction.predict(prediction.arguments())) == 2
+    assert cli.run(lambda: prediction.predict(prediction.arguments())) == 2
     assert capfd.readouterr().err == (f"prediction.py: {bad}: line 12 is longer than 65536 bytes, no observation is\n")
 
 

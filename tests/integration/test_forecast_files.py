@@ -20,8 +20,11 @@ import pyarrow.parquet
 import pytest
 
 import prediction
-from raincast import bulk, forecast, model, reading
-from raincast.observations import ObservationError, ObservationWarning, Table, take
+from raincast.batch import forecast_files
+from raincast.forecasting import forecast, model, writing
+from raincast.observations import reading
+from raincast.observations.errors import ObservationError, ObservationWarning
+from raincast.observations.table import Table, take
 from tests.conftest import Command
 
 Records = list[dict[str, str]]
@@ -110,9 +113,9 @@ def fixture_contextual(command: Command, tmp_path_factory: pytest.TempPathFactor
 def fixture_streaming(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every file is large, and goes through many small blocks, in its input and in its output."""
     monkeypatch.setattr(reading, "SMALL_BYTES", 0)
-    monkeypatch.setattr(bulk, "BLOCK", 64)
-    monkeypatch.setattr(bulk, "CONTEXTS", 0)
-    monkeypatch.setattr(bulk, "BLOCK_ROWS", 100)
+    monkeypatch.setattr(forecast_files, "FORECAST_BLOCK_ROWS", 64)
+    monkeypatch.setattr(forecast_files, "CONTEXT_MULTIPLE", 0)
+    monkeypatch.setattr(forecast_files, "READ_BLOCK_ROWS", 100)
 
 
 def scored(loaded: model.Model, path: Path) -> Table:
@@ -123,9 +126,9 @@ def scored(loaded: model.Model, path: Path) -> Table:
     def opened() -> Iterator[IO[bytes]]:
         yield out
 
-    bulk.score(loaded, [(path, path.name)], opened, "csv")
+    forecast_files.forecast_files(loaded, [(path, path.name)], opened, "csv")
     rows = list(csv.DictReader(io.StringIO(out.getvalue().decode())))
-    columns: Table = {name: np.array([row[name] for row in rows]) for name in forecast.COLUMNS}
+    columns: Table = {name: np.array([row[name] for row in rows]) for name in forecast.FORECAST_COLUMNS}
     columns["Date"] = np.array([row["Date"] or "NaT" for row in rows], "datetime64[D]")
     columns["probability_of_rain"] = columns["probability_of_rain"].astype(np.float64)
     return columns
@@ -173,13 +176,13 @@ def test_the_context_decides_in_this_test_and_blocks_without_it_would_be_seen(
     whole = forecast.forecast(contextual, table)["probability_of_rain"]
     alone = [forecast.forecast(contextual, take(table, [i]))["probability_of_rain"][0] for i in range(50)]
     assert np.abs(whole[:50] - alone).mean() > 0.01
-    blocks_of = bulk.blocks_of
+    blocks_of = forecast_files.blocks_of
 
-    def without_context(*given: Any) -> Iterator[bulk.Block]:
+    def without_context(*given: Any) -> Iterator[forecast_files.Block]:
         for block in blocks_of(*given):
-            yield bulk.Block(block.start, block.start, block.end)
+            yield forecast_files.Block(block.start, block.start, block.end)
 
-    monkeypatch.setattr(bulk, "blocks_of", without_context)
+    monkeypatch.setattr(forecast_files, "blocks_of", without_context)
     assert np.abs(scored(contextual, path)["probability_of_rain"] - whole).max() > 0.01
 
 
@@ -241,12 +244,12 @@ def test_every_format_of_a_large_input_gives_the_same_forecasts(kind: str, train
 @pytest.mark.usefixtures("streaming")
 @pytest.mark.parametrize(("suffix", "form"), prediction.FORMAT_OF_SUFFIX.items())
 def test_a_large_output_is_that_of_a_small_one(
-    suffix: str, form: forecast.Format, trained: Path, tmp_path: Path
+    suffix: str, form: writing.OutputFormat, trained: Path, tmp_path: Path
 ) -> None:
     path, out = tmp_path / "in.csv", tmp_path / f"out{suffix}"
     path.write_bytes(as_csv(RECORDS))
     predict(path, "-o", out, "--model", trained)
-    expected = forecast.rendered(forecast.forecast(model.load(trained), reading.read(path)), form)
+    expected = writing.render(forecast.forecast(model.load(trained), reading.read(path)), form)
     if form != "parquet":
         assert out.read_bytes() == expected
         return
@@ -291,9 +294,9 @@ def test_the_files_of_a_folder_are_one_table(
     out = tmp_path / "out.csv"
     predict(f"{folder}{given}", "-o", out)
     together = reading.read(io.BytesIO(_of_files(RECORDS)))
-    assert out.read_bytes() == forecast.rendered(forecast.forecast(contextual, together), "csv")
+    assert out.read_bytes() == writing.render(forecast.forecast(contextual, together), "csv")
     own = take(together, (together["Location"] == STATIONS[2]) & ~np.isnat(together["Date"]))
-    alone = forecast.rendered(forecast.forecast(contextual, own), "csv").splitlines()[1:]
+    alone = writing.render(forecast.forecast(contextual, own), "csv").splitlines()[1:]
     assert len(set(alone) & set(out.read_bytes().splitlines())) < len(alone) / 4
 
 
@@ -351,7 +354,7 @@ def test_unknown_stations_are_said_once_whatever_the_number_of_blocks(
     tmp_path: Path, trained: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(reading, "SMALL_BYTES", 0)
-    monkeypatch.setattr(bulk, "BLOCK", 1)
+    monkeypatch.setattr(forecast_files, "FORECAST_BLOCK_ROWS", 1)
     path = tmp_path / "in.csv"
     rows = [f"2017-0{month}-01,{name},{month}" for month, name in enumerate(["Perth", "Mu", "Atlantis", "Mu"], 1)]
     path.write_text("\n".join(["Date,Location,Rainfall", *rows]))
@@ -386,7 +389,7 @@ GOOD = HEADER + "2017-01-01,Perth,1\n2017-01-02,Perth,0\n2017-01-03,Perth,0\n"
         (HEADER + "2017-01-02,Albury,1\n2017-01-01\n", "row 2, fields: '1' is not 3, as in the header"),
         (
             HEADER + "2017-01-01,Albury,1\n2017-01-01,Albury,1\n",
-            "row 2, Date: Albury on 2017-01-01 stands already in row 1",
+            "row 2, Date: Albury on 2017-01-01 duplicates row 1",
         ),
         (HEADER, "there is a header but no observation"),
         ("", "the file is empty"),
@@ -419,8 +422,8 @@ def test_a_station_day_in_two_files_names_both(tmp_path: Path, trained: Path) ->
     with pytest.raises(ObservationError) as refused:
         predict(folder, "-o", tmp_path / "out.csv", "--model", trained)
     assert str(refused.value) == (
-        f"{folder}/2.csv: row 4, Date: Perth on 2017-01-02 stands already in row 2 of {folder}/1.csv, "
-        "a station has one observation a day"
+        f"{folder}/2.csv: row 4, Date: Perth on 2017-01-02 duplicates row 2 of {folder}/1.csv; "
+        "a station has one observation per day"
     )
 
 
@@ -433,7 +436,7 @@ def test_of_many_repeated_days_the_first_in_the_file_is_named_and_all_are_counte
     with pytest.raises(ObservationError) as small:
         predict(path, "-o", tmp_path / "out.csv", "--model", trained)
     monkeypatch.setattr(reading, "SMALL_BYTES", 0)
-    monkeypatch.setattr(bulk, "BLOCK", 16)
+    monkeypatch.setattr(forecast_files, "FORECAST_BLOCK_ROWS", 16)
     with pytest.raises(ObservationError) as large:
         predict(path, "-o", tmp_path / "out.csv", "--model", trained)
     assert str(large.value) == str(small.value)
@@ -453,7 +456,7 @@ def test_the_parts_together_are_the_whole(
     width = len(str(count - 1))
     names = [f"out-{index:0{width}}-of-{count}.csv" for index in range(count)] if count > 1 else ["out.csv"]
     assert sorted(file.name for file in tmp_path.iterdir()) == sorted(["in.csv", *names])
-    header, *whole = forecast.rendered(forecast.forecast(contextual, reading.read(path)), "csv").decode().splitlines()
+    header, *whole = writing.render(forecast.forecast(contextual, reading.read(path)), "csv").decode().splitlines()
     parts = [(tmp_path / name).read_text().splitlines() for name in names]
     assert {part[0] for part in parts} == {header}
     assert sorted(row for part in parts for row in part[1:]) == sorted(whole)
@@ -473,7 +476,7 @@ def test_parts_beyond_the_days_are_files_without_rows(tmp_path: Path, trained: P
     for index in range(5):
         predict(path, "-o", tmp_path / "out.csv", "--shard", f"{index}/5", "--model", trained)
         header, *part = (tmp_path / f"out-{index}-of-5.csv").read_text().splitlines()
-        assert header == ",".join(forecast.COLUMNS)
+        assert header == ",".join(forecast.FORECAST_COLUMNS)
         rows.append([row[:16] for row in part])
     assert sorted(map(len, rows)) == [0, 0, 1, 1, 1]
     assert [row for part in rows for row in part] == [f"2017-01-0{day},Perth" for day in (1, 2, 3)]
@@ -490,7 +493,7 @@ def test_an_empty_part_is_valid_in_every_format(tmp_path: Path, trained: Path) -
     assert parts[".txt"].read_text().split() == ["Date", "Location", "rain", "tomorrow", "probability"]
     with duckdb.connect() as database:
         found = database.execute("SELECT * FROM read_parquet(?)", [str(parts[".parquet"])])
-        assert tuple(name for name, *_ in found.description) == forecast.COLUMNS
+        assert tuple(name for name, *_ in found.description) == forecast.FORECAST_COLUMNS
         assert not found.fetchall()
 
 
