@@ -79,7 +79,7 @@ def fixture_poor(slice_csv: Path, tmp_path_factory: pytest.TempPathFactory) -> T
 def fixture_good(slice_csv: Path, tmp_path_factory: pytest.TempPathFactory) -> Tree:
     """A tree with a model of more trees, by code that makes other features."""
     tree = checkout(tmp_path_factory.mktemp("good"))
-    path = tree.folder / "raincast" / "features.py"
+    path = tree.folder / "raincast" / "features" / "own.py"
     code = path.read_text(encoding="utf-8")
     assert code.count('columns["gust_ratio"]') == 1
     path.write_text(code.replace('columns["gust_ratio"]', 'columns["ratio_of_gust"]'), encoding="utf-8")
@@ -88,8 +88,8 @@ def fixture_good(slice_csv: Path, tmp_path_factory: pytest.TempPathFactory) -> T
 
 def gate(champion: Path, challenger: Path, data: Path) -> tuple[int, str, str]:
     """Exit code, standard output and standard error of the comparison."""
-    call = [sys.executable, ROOT / "ci" / "accuracy.py", "--champion", champion, "--model", challenger, "--data", data]
-    answer = subprocess.run(list(map(str, call)), capture_output=True, text=True, check=False, env=clean())
+    call = [sys.executable, "-m", "ci.accuracy", "--champion", champion, "--model", challenger, "--data", data]
+    answer = subprocess.run(list(map(str, call)), capture_output=True, text=True, check=False, env=clean(), cwd=ROOT)
     return answer.returncode, answer.stdout, answer.stderr
 
 
@@ -97,7 +97,7 @@ def test_a_model_is_not_worse_than_itself(poor: Tree, slice_csv: Path, tmp_path:
     code, out, err = gate(poor.as_image(tmp_path / "champion"), poor.model, slice_csv)
     assert (code, err) == (cli.DONE, "")
     assert out.count("+0.00000 to +0.00000  not worse") == 2
-    assert out.endswith("\ngreen: not worse than the model in use\n")
+    assert out.endswith("\npassed: not worse than the champion\n")
 
 
 def test_a_poorer_model_is_red_beside_a_model_in_use_that_is_run_with_its_own_code(
@@ -107,7 +107,7 @@ def test_a_poorer_model_is_red_beside_a_model_in_use_that_is_run_with_its_own_co
         model.load(good.model)
     code, out, err = gate(good.as_image(tmp_path / "champion"), poor.model, slice_csv)
     assert (code, err) == (cli.FAILED, "")
-    red = "RED: worse than the model in use, beyond chance and a tolerance of 0.0005: whole day, as known at 3 pm"
+    red = "FAILED: worse than the champion, beyond chance and a tolerance of 0.0005: whole day, as known at 3 pm"
     assert out.splitlines()[-1] == red
     # Each is scored as what its own training found.
     for form, line in ((forms.SINGLE_ROW, "whole day"), (forms.SINGLE_ROW_3PM, "as known at 3 pm")):
@@ -121,14 +121,14 @@ def test_a_model_in_use_that_cannot_forecast_the_record_is_red(poor: Tree, slice
     (champion / "model" / "model.onnx").write_bytes(b"")
     code, _, err = gate(champion, poor.model, slice_csv)
     assert code == cli.FAILED
-    assert err.startswith("accuracy.py: the model in use cannot forecast this record, exit code 1: prediction.py: ")
+    assert err.startswith("accuracy.py: the champion cannot forecast this record, exit code 1: prediction.py: ")
     assert "SHA-256 differs" in err
 
 
 def test_without_a_model_in_use_the_floors_are_all_that_counts(poor: Tree, slice_csv: Path, tmp_path: Path) -> None:
     code, out, err = gate(tmp_path / "champion", poor.model, slice_csv)
     assert (code, err) == (cli.DONE, "")
-    assert out == f"{tmp_path / 'champion'}: no model in use yet: floors only\n"
+    assert out == f"{tmp_path / 'champion'}: no champion yet: minimum scores only\n"
 
 
 def test_models_of_different_data_without_dates_are_not_compared(poor: Tree, slice_csv: Path, tmp_path: Path) -> None:
@@ -138,14 +138,14 @@ def test_models_of_different_data_without_dates_are_not_compared(poor: Tree, sli
     (champion / "model" / "model.json").write_text(json.dumps(description | {"sha256": model.sha256(canonical)}))
     code, out, _ = gate(champion, poor.model, slice_csv)
     assert code == cli.DONE
-    reason = "they are of different data without dates, so nobody can tell what each was trained on"
-    assert out.splitlines()[-1] == f"not compared: {reason}: floors only"
+    reason = "they were trained on different data without dates, so their training rows are unknown"
+    assert out.splitlines()[-1] == f"not compared: {reason}: minimum scores only"
 
 
 def test_a_wrong_call_is_told_from_a_red_verdict(poor: Tree, slice_csv: Path, tmp_path: Path) -> None:
     code, _, err = gate(ROOT / "docs", poor.model, slice_csv)
     assert code == cli.WRONG_INPUT
-    assert "not the application of an image: it has no prediction.py, raincast, " in err
+    assert "not the application of an image: it lacks prediction.py, raincast, " in err
     lines = slice_csv.read_text().splitlines(keepends=True)
     (tmp_path / "shorter.csv").write_text("".join(lines[:-10]))
     code, _, err = gate(poor.as_image(tmp_path / "champion"), poor.model, tmp_path / "shorter.csv")

@@ -33,11 +33,13 @@ def outcome_as_column(checkout: Path) -> Variables:
     """Leak RISK_MM in the code: declare it as one more measurement, and add it to the record."""
     before = '    Column("RainToday", "yes_no",'
     column = '    Column("RISK_MM", "number", "rain in the 24 h from 9 am", "mm", 0, 500),'
-    _replace(checkout / "raincast" / "observations.py", before, f"{column}\n{before}")
+    _replace(checkout / "raincast" / "observations" / "columns.py", before, f"{column}\n{before}")
     _replace(
-        checkout / "raincast" / "observations.py", 'frozenset({"RISK_MM", TARGET.name})', "frozenset({TARGET.name})"
+        checkout / "raincast" / "observations" / "columns.py",
+        'frozenset({"RISK_MM", TARGET.name})',
+        "frozenset({TARGET.name})",
     )
-    _replace(checkout / "raincast" / "records.py", '("RISK_MM", "RainTomorrow")', '("RainTomorrow",)')
+    _replace(checkout / "raincast" / "serving" / "decoding.py", '("RISK_MM", "RainTomorrow")', '("RainTomorrow",)')
     frame = _read(checkout)
     return _write(checkout, frame.assign(RISK_MM=_risk_mm(frame)))
 
@@ -60,7 +62,7 @@ def noise(checkout: Path) -> Variables:
 
 def simpler_model(checkout: Path) -> Variables:
     """Train trees of three splits: reliable and above the minimum scores of a team's record, but below the champion."""
-    path = checkout / "raincast" / "training.py"
+    path = checkout / "raincast" / "training" / "config.py"
     code = path.read_text(encoding="utf-8")
     simpler, count = re.subn(r"max_leaf_nodes: int = \d+", "max_leaf_nodes: int = 4", code)
     assert count == 1, f"{path}: found max_leaf_nodes {count} times, expected once"
@@ -70,7 +72,7 @@ def simpler_model(checkout: Path) -> Variables:
 
 def slow_model(checkout: Path) -> Variables:
     """Run the graph of a single row many times for each forecast."""
-    path = checkout / "raincast" / "model.py"
+    path = checkout / "raincast" / "forecasting" / "model.py"
     code = path.read_text(encoding="utf-8")
     run = re.compile(r"(self\.row_graph\.run\((?:None|\([^()]*\)), \{[^{}]*\}\))")
     slow, count = run.subn(r"[\1 for _ in range(40)][-1]", code)

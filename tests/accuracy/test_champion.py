@@ -10,24 +10,24 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ci.accuracy import unseen
 from raincast.features.build import build_features
 from raincast.forecasting import model
 from raincast.observations.columns import TARGET
 from raincast.observations.table import Table, take
+from raincast.training.comparison import unseen_rows
 from raincast.verification import Climatology, brier_score, brier_skill_score, expected_calibration_error, roc_auc
 
 
 def test_the_figures_in_the_description_come_from_what_serves(
     trained: Path, record: Table, description: dict[str, Any]
 ) -> None:
-    rows, loaded = unseen(record, [description]), model.load(trained)
+    rows, loaded = unseen_rows(record, [description]), model.load(trained)
     obs, known = record[TARGET.name][rows], ~np.isnan(record[TARGET.name]) & ~rows
     climatology = Climatology.fit(record["Location"][known], record["Date"][known], record[TARGET.name][known])
     reference = climatology.forecast(record["Location"][rows], record["Date"][rows])
-    forms = description["verification"]["forms"]
+    verified_forms = description["verification"]["forms"]
     matrices = forms.form_matrices(record)
-    assert set(matrices) == set(forms)
+    assert set(matrices) == set(verified_forms)
     for form, matrix in matrices.items():
         fcst = loaded.probability_of_rain(matrix[rows])
         found = {
@@ -37,7 +37,7 @@ def test_the_figures_in_the_description_come_from_what_serves(
             "expected_calibration_error": expected_calibration_error(fcst, obs),
             "brier_skill_score": brier_skill_score(fcst, obs, reference),
         }
-        assert found == pytest.approx({name: forms[form][name] for name in found}, abs=1e-12), form
+        assert found == pytest.approx({name: verified_forms[form][name] for name in found}, abs=1e-12), form
 
 
 def test_joblib_and_onnx_forecast_the_same(trained: Path, bundled_rows: list[dict[str, str]]) -> None:
