@@ -139,16 +139,16 @@ load: $(LOAD_NEEDS)  ## load the image beyond its capacity, stop and restart it;
 ##@ Benchmark
 
 benchmark: model/model.json  ## time of a single forecast, compared with importing scikit-learn and pandas
-	$(BIN)/python benchmarks/start_up.py
+	$(BIN)/python -m benchmarks.start_up
 
 benchmark-training: $(INSTALLED)  ## train on the full record and compare with the limits; DATA=PATH
-	$(BIN)/python benchmarks/full_record.py $(DATA)
+	$(BIN)/python -m benchmarks.full_record $(DATA)
 
 benchmark-serving: $(INSTALLED)  ## compare with MLflow, FastAPI and a no-op; BENCHMARK="--model DIR --mlflow-model URI --data PATH"
-	$(BIN)/python benchmarks/serving.py $(BENCHMARK)
+	$(BIN)/python -m benchmarks.serving $(BENCHMARK)
 
 benchmark-files: $(INSTALLED)  ## compare with pandas and scikit-learn; BENCHMARK="--model DIR --data PATH"
-	$(BIN)/python benchmarks/files.py $(BENCHMARK)
+	$(BIN)/python -m benchmarks.files $(BENCHMARK)
 
 # The score table is in the model's report as well, from which `forecast` prints it.
 model/model.json: $(MODEL_FROM) | $(INSTALLED)
