@@ -117,7 +117,7 @@ def test_the_kinds_of_errors_that_rules_name_are_those_of_the_code(manifests: Ma
     kinds = {kind for query in queries(manifests) for kind in re.findall(r'kind="(\w+)"', query)}
     assert kinds == {"internal"}
     for kind in kinds:
-        assert re.search(rf'Problem\(\d+, "{kind}"', code)
+        assert re.search(rf'(?:Problem|cls)\(\d+, "{kind}"', code)
 
 
 def test_every_query_of_the_dashboard_is_valid(manifests: Manifests, tmp_path: Path) -> None:
