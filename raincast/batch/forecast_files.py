@@ -40,7 +40,7 @@ _DIRECTIONS = np.array([*DIRECTIONS, ""])
 
 @dataclass(frozen=True)
 class DayBlock:
-    """Rows to forecast, `start` to `end` (exclusive) in the order of days; `context` is the first row of their context."""
+    """Rows to forecast, `start` to `end` (exclusive) in the order of days; their context begins at `context`."""
 
     context: int
     start: int

@@ -68,7 +68,7 @@ class Staged:
         self._fields: dict[str, tuple[list[Violation], int]] = {}
 
     def add(self, path: Path | IO[bytes], name: str) -> None:
-        """Add the rows of a path or an open file. Raises ObservationError if it is unreadable or its header is invalid."""
+        """Add the rows of a path or an open file. Raises ObservationError if file or header is invalid."""
         self.files.append(StagedFile(name, self.rows))
         # A pipe can be read only once.
         if not (isinstance(path, Path) and path.is_file() and insert_plain_csv(self.database, path, name)):

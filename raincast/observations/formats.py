@@ -131,7 +131,7 @@ def record_blocks(name: str, records: Any) -> Blocks:
 
 
 def _json_lines(name: str, first: dict[str, Any], file: IO[bytes]) -> Blocks:
-    """Return header and blocks of JSON Lines; the header is that of the first block, later unknown columns are ignored."""
+    """Return header and blocks of JSON Lines; the header is that of the first block."""
     records = chain([first], _json_line_records(name, file))
     block = list(islice(records, READ_BLOCK_ROWS))
     header = list(dict.fromkeys(column for record in block for column in record))

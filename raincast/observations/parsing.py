@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -117,7 +117,7 @@ def check_header(name: str, header: Sequence[str], *, target: bool = False) -> s
 
 
 def parse_blocks(
-    name: str, blocks: Iterable[tuple[dict[str, Sequence[str]], list[Violation]]], *, target: bool = False
+    name: str, blocks: Iterable[tuple[Mapping[str, Sequence[str]], list[Violation]]], *, target: bool = False
 ) -> Table:
     """Return blocks of text columns as one table of observations.
 
@@ -146,7 +146,7 @@ def parse_blocks(
 
 
 def _parse_block(
-    columns: Sequence[Column], parsers: dict[str, Parser], block: dict[str, Sequence[str]], start: int
+    columns: Sequence[Column], parsers: dict[str, Parser], block: Mapping[str, Sequence[str]], start: int
 ) -> tuple[Table, list[Violation]]:
     """Return the table of one block, whose first row is number `start` + 1, and its violations column by column."""
     table: Table = {}

@@ -174,7 +174,9 @@ def test_context_matters_in_these_tests_and_blocks_without_it_would_fail(
     path.write_bytes(as_csv(RECORDS))
     table = reading.read(path)
     with_context = forecast.forecast(contextual, table)["probability_of_rain"]
-    single_rows = [forecast.forecast(contextual, take(table, [i]))["probability_of_rain"][0] for i in range(50)]
+    single_rows = [
+        forecast.forecast(contextual, take(table, np.array([i])))["probability_of_rain"][0] for i in range(50)
+    ]
     assert np.abs(with_context[:50] - single_rows).mean() > 0.01
     blocks_of = forecast_files.blocks_of
 

@@ -89,11 +89,10 @@ def fixture_large(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def driven(prepare: str, *arguments: Any, **options: Any) -> subprocess.Popen[bytes]:
+def driven(prepare: str, *arguments: Any, env: dict[str, str] | None = None) -> subprocess.Popen[bytes]:
     """Start a process with `prediction.py` after some preparation."""
     call = [sys.executable, "-c", DRIVER.format(root=str(ROOT), prepare=prepare), *map(str, arguments)]
-    pipes = {name: subprocess.PIPE for name in ("stdin", "stdout", "stderr")}
-    return subprocess.Popen(call, **(pipes | options))
+    return subprocess.Popen(call, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=env)
 
 
 def _larger(case: str) -> tuple[bytes, str]:

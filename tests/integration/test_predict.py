@@ -77,7 +77,7 @@ def test_the_suffix_of_the_output_decides_its_format(
     forecasts = {
         "csv": lambda: probabilities(out.read_bytes()),
         "json": lambda: {r["Location"]: r["probability_of_rain"] for r in json.loads(out.read_bytes())},
-        "parquet": lambda: dict(duckdb.sql(f"SELECT Location, probability_of_rain FROM '{out}'").fetchall()),
+        "parquet": lambda: dict(duckdb.execute(f"SELECT Location, probability_of_rain FROM '{out}'").fetchall()),
     }[suffix]()
     assert forecasts == expected
 

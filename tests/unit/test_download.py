@@ -45,7 +45,7 @@ def fixture_url(packed: Path) -> Iterator[str]:
             self.end_headers()
             self.wfile.write(CONTENT)
 
-        def log_message(self, *_args: object) -> None:  # type: ignore[override]  # pylint: disable=arguments-differ
+        def log_message(self, *_args: object) -> None:  # pylint: disable=arguments-differ
             pass
 
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Files) as server:

@@ -7,7 +7,7 @@ import pytest
 
 from raincast.observations import parsing
 from raincast.observations.columns import COLUMNS, Column
-from raincast.observations.errors import ObservationError
+from raincast.observations.errors import ObservationError, Violation
 from raincast.observations.parsing import check_header, parse_blocks, parser_for
 from raincast.observations.table import Table
 
@@ -57,7 +57,9 @@ def test_an_unprintable_or_long_station_name_is_refused(name: str) -> None:
 
 def test_an_error_keeps_violations_up_to_a_limit_and_counts_all(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(parsing, "VIOLATIONS_KEPT", 7)
-    blocks = [({"Location": ["Albury"] * 5, "Rainfall": ["x"] * 5}, []) for _ in range(4)]
+    blocks: list[tuple[dict[str, list[str]], list[Violation]]] = [
+        ({"Location": ["Albury"] * 5, "Rainfall": ["x"] * 5}, []) for _ in range(4)
+    ]
     with pytest.raises(ObservationError) as caught:
         parse_blocks("test", blocks)
     assert [violation.row for violation in caught.value.violations] == [1, 2, 3, 4, 5, 6, 7]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import gzip
 import json
 import os
@@ -37,7 +38,7 @@ def _values(column: Column) -> st.SearchStrategy[Any]:
     elif column.kind == "yes_no":
         value = st.sampled_from(["Yes", "No"])
     elif column.kind == "date":
-        value = st.dates(np.datetime64("1900-01-01").item(), np.datetime64("2199-12-31").item()).map(str)
+        value = st.dates(datetime.date(1900, 1, 1), datetime.date(2199, 12, 31)).map(str)
     else:
         return st.text(st.characters(codec="utf-8", categories=["L", "N"]), min_size=1, max_size=64).filter(
             lambda name: name.lower() not in MISSING

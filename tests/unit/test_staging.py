@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import datetime
 import gzip
 import io
 import json
@@ -14,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
@@ -55,7 +57,7 @@ CELL = {
         *[
             {
                 "number": st.floats(max(column.low, -1e6), min(column.high, 1e6)).map(repr),
-                "date": st.dates(np.datetime64("1900-01-01").item(), np.datetime64("2199-12-31").item()).map(str),
+                "date": st.dates(datetime.date(1900, 1, 1), datetime.date(2199, 12, 31)).map(str),
                 "direction": st.sampled_from(DIRECTIONS),
                 "yes_no": st.sampled_from(["Yes", "No"]),
                 "station": st.sampled_from(["Albury", "Perth", "Atlantis"]),
@@ -303,6 +305,19 @@ def test_a_gzip_file_with_a_wrong_checksum_is_refused() -> None:
 @pytest.mark.parametrize("ends", [b"", b"\0" * 512, b"something else"])
 def test_a_gzip_file_of_several_members_is_read_or_refused_as_a_small_one(ends: bytes) -> None:
     assert_alike(gzip.compress(HEADER.encode()) + gzip.compress(GOOD.encode()) + ends)
+
+
+def test_a_parquet_file_with_damaged_data_is_refused() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "in.parquet"
+        duckdb.sql(
+            f"COPY (SELECT 'Perth' AS Location, random() AS Rainfall FROM range(50000)) TO '{path}' (FORMAT parquet)"
+        )
+        content = bytearray(path.read_bytes())
+    content[1000:100_000] = bytes(99_000)
+    error = as_staged(bytes(content))
+    assert isinstance(error, ObservationError)
+    assert str(error).startswith("a file: not a readable Parquet file: ")
 
 
 @pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])

@@ -26,7 +26,7 @@ def great_circle(latitude: np.ndarray, longitude: np.ndarray) -> np.ndarray:
     phi, lam = np.radians(latitude), np.radians(longitude)
     half = np.sin((phi[:, None] - phi) / 2) ** 2
     half += np.cos(phi[:, None]) * np.cos(phi) * np.sin((lam[:, None] - lam) / 2) ** 2
-    return 2 * 6371.0 * np.arcsin(np.sqrt(half))
+    return np.asarray(2 * 6371.0 * np.arcsin(np.sqrt(half)))
 
 
 def test_there_are_49_different_stations_in_the_order_of_their_names() -> None:

@@ -28,11 +28,11 @@ def test_duplicates_are_the_later_rows_of_a_station_day_with_the_row_before(
     table = {"Location": np.array([name for name, _ in places], str), "Date": np.array(days, "datetime64[D]")}
     last: dict[tuple[str, int], int] = {}
     expected = []
-    for row, place in sorted(zip(number, places, strict=True)):
-        if place[1] is not None:
-            if place in last:
-                expected.append((row, last[place], f"{place[0]} on 2017-01-{place[1] + 1:02}"))
-            last[place] = row
+    for row, (station, day) in sorted(zip(number, places, strict=True)):
+        if day is not None:
+            if (station, day) in last:
+                expected.append((row, last[station, day], f"{station} on 2017-01-{day + 1:02}"))
+            last[station, day] = row
     assert duplicates(table, np.array(number, np.int64)) == expected
 
 
