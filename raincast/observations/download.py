@@ -71,7 +71,7 @@ def verified_sha256(name: str, path: Path, expected: str | None) -> str:
         with unpacked(name, raw) as file:
             content = _sha256(file)
     if expected and expected.lower() not in (packed, content):
-        raise ObservationError(f"{name}: SHA-256 is {packed} (unpacked {content}), expected {expected}")
+        raise ObservationError(f"{name}: its SHA-256 is {packed} (unpacked {content}), expected {expected}")
     return content
 
 

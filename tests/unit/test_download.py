@@ -70,7 +70,7 @@ def test_the_hash_of_the_file_or_of_its_content_may_be_expected(packed: Path) ->
 
 
 def test_another_hash_is_refused(packed: Path) -> None:
-    with pytest.raises(ObservationError, match=f"data: SHA-256 is .*unpacked {PLAIN}.*, expected abc"):
+    with pytest.raises(ObservationError, match=f"data: its SHA-256 is .*unpacked {PLAIN}.*, expected abc"):
         download.verified_sha256("data", packed, "abc")
 
 
