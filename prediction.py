@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Model + observations -> forecasts: does it rain tomorrow?
+"""Forecast from daily observations whether it rains tomorrow.
 
 prediction.py                          forecasts for the bundled sample, as a table
 prediction.py observations.csv         for a file: CSV, Parquet, JSON, JSON Lines; plain, gzip, zip
@@ -21,9 +21,9 @@ from functools import partial
 from pathlib import Path
 from typing import IO, cast
 
-# Read once, on import of numpy. Its threads gain nothing in products this small and would take cores from others.
+# numpy reads it on import. Its threads gain nothing in products this small and would take cores from other processes.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-# onnxruntime would write a telemetry session into TMPDIR, which may be read-only.
+# onnxruntime would write telemetry into TMPDIR, which may be read-only.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 from raincast import __version__, cli
@@ -44,8 +44,13 @@ FORMAT_OF_SUFFIX: dict[str, writing.OutputFormat] = {
 def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     """Parse the command line; flags default to RAINCAST_* in the environment."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("input", nargs="?", default=str(SAMPLE), help="observations, - for standard input")
-    parser.add_argument("-o", "--output", help="where to write the forecasts (default: standard output)")
+    parser.add_argument(
+        "input",
+        nargs="?",
+        default=str(SAMPLE),
+        help="observations: file, folder, pattern or - for standard input (default: the bundled sample)",
+    )
+    parser.add_argument("-o", "--output", help="file for the forecasts (default: standard output)")
     parser.add_argument(
         "--format",
         choices=writing.OUTPUT_FORMATS,
@@ -70,29 +75,37 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def serve_arguments(argv: list[str]) -> argparse.Namespace:
-    """Parse the command line after `serve`."""
-    parser = argparse.ArgumentParser(prog="prediction.py serve", description="Forecasts over HTTP.")
+    """Parse the command line after `serve`; flags default to RAINCAST_* in the environment."""
+    parser = argparse.ArgumentParser(prog="prediction.py serve", description="Forecast over HTTP.")
     add = parser.add_argument
-    add("--host", default=cli.setting("HOST", "127.0.0.1"), help="address (RAINCAST_HOST; default: %(default)s)")
+    add(
+        "--host",
+        default=cli.setting("HOST", "127.0.0.1"),
+        help="address to listen on (RAINCAST_HOST; default: %(default)s)",
+    )
     port = cli.setting("PORT", "8080")
-    add("--port", type=cli.port, default=port, help="0 for any free one (RAINCAST_PORT; default: %(default)s)")
+    add("--port", type=cli.port, default=port, help="port, 0 for any free port (RAINCAST_PORT; default: %(default)s)")
     drain = cli.setting("DRAIN_SECONDS", "5")
     add(
         "--drain-seconds",
         type=cli.seconds,
         default=drain,
-        help="how long new connections are served after SIGTERM (RAINCAST_DRAIN_SECONDS; default: %(default)s)",
+        help="time in which new connections are accepted after SIGTERM (RAINCAST_DRAIN_SECONDS; default: %(default)s)",
     )
     log = cli.setting("FORECAST_LOG")
-    add("--forecast-log", default=log, help="append each forecast with its observation (RAINCAST_FORECAST_LOG)")
+    add(
+        "--forecast-log",
+        default=log,
+        help="file to which each forecast is appended with its observation (RAINCAST_FORECAST_LOG)",
+    )
     directory = cli.setting("MODEL", str(model.DIRECTORY))
     add("--model", type=Path, default=directory, help="model directory (RAINCAST_MODEL, default: model/)")
     return parser.parse_args(argv)
 
 
 def serve(given: argparse.Namespace) -> None:
-    """Load, then serve until told to stop."""
-    # Imported here, so that forecasting a file does not wait for the web server.
+    """Load the model and serve it until a signal stops the server."""
+    # Imported here, since forecasting a file needs no web server.
     from raincast.serving import server  # pylint: disable=import-outside-toplevel
 
     server.serve(model.load(given.model), given.host, given.port, given.drain_seconds, given.forecast_log)
@@ -101,7 +114,7 @@ def serve(given: argparse.Namespace) -> None:
 def output_format(given: argparse.Namespace) -> writing.OutputFormat:
     """Return the output format: --format, else by the suffix of --output. Raises CallError."""
     if given.output is not None and not Path(given.output).resolve().parent.is_dir():
-        raise cli.CallError(f"{given.output}: no such folder")
+        raise cli.CallError(f"{given.output}: there is no such folder")
     if given.output is not None and Path(given.output).is_dir():
         raise cli.CallError(f"{given.output}: is a folder, not a file")
     if given.format:
@@ -118,7 +131,7 @@ def output_format(given: argparse.Namespace) -> writing.OutputFormat:
 
 
 def predict(given: argparse.Namespace) -> None:
-    """Read, forecast, write."""
+    """Read observations, forecast and write the forecasts."""
     chosen_format = output_format(given)
     path = Path(given.output) if given.output is not None else None
     loaded = model.load(given.model)

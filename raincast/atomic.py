@@ -1,4 +1,4 @@
-"""Atomic replacement of a file or a directory: a kill at any moment leaves the old one or the new one, never half."""
+"""Atomic replacement of a file or directory: after a kill at any moment it is the old or the new one, complete."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-# A killed process leaves its hidden folder. A younger one may belong to a process that is still at work.
+# A killed process leaves its hidden folder; a younger folder may belong to a running process.
 STALE_SECONDS = 3600.0
 # renameat2(2).
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 
 
 class TargetError(ValueError):
-    """A file or directory cannot be written, or replacing it would delete something else."""
+    """File or directory that cannot be written, or whose replacement would delete something else."""
 
 
 @contextmanager
 def replace_file(path: Path) -> Iterator[IO[bytes]]:
-    """Yield a file to write to, which takes the place of `path` if no error occurs.
+    """Yield a file to write to, which replaces `path` if no error occurs.
 
-    A link's target is replaced. A device or a pipe, such as /dev/stdout, is written to. Raises OSError.
+    Of a link, the target is replaced. A device or a pipe, such as /dev/stdout, is written to. Raises OSError.
     """
     try:
         if path.exists() and not path.is_file():
@@ -45,7 +45,7 @@ def _temporary_file(path: Path) -> Iterator[IO[bytes]]:
     try:
         handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     except PermissionError as error:
-        # In a container the user is not obvious, and it decides which folders are writable.
+        # In a container the user, who decides which folders are writable, is not obvious.
         raise PermissionError(error.errno, f"{error.strerror} for user {os.getuid()}", str(path)) from error
     try:
         with os.fdopen(handle, "wb") as file:
@@ -69,14 +69,14 @@ def _flush_to_disk(file: IO[bytes]) -> None:
 
 
 def check_parent(directory: Path) -> None:
-    """Make the parent of a directory and try to write there. Raises OSError."""
+    """Create the parent of a directory and check that it is writable. Raises OSError."""
     directory.parent.mkdir(parents=True, exist_ok=True)
     os.rmdir(tempfile.mkdtemp(prefix=f".{directory.name}.", dir=directory.parent))
 
 
 @contextmanager
 def replace_directory(directory: Path) -> Iterator[Path]:
-    """Yield an empty folder beside `directory`, which takes its place if no error occurs. Raises OSError."""
+    """Yield an empty folder, which replaces `directory` if no error occurs. Raises OSError."""
     for stale in directory.parent.glob(f".{directory.name}.*"):
         if time.time() - stale.stat().st_mtime > STALE_SECONDS:
             shutil.rmtree(stale, ignore_errors=True)
@@ -97,7 +97,7 @@ def write_to_disk(path: Path, content: bytes) -> None:
 
 
 def _exchange(new: Path, directory: Path) -> None:
-    """Put `new` in the place of `directory`; the old directory, if any, is then at `new`."""
+    """Exchange `new` and `directory`; if there is no `directory`, rename `new`."""
     if not directory.exists():
         new.rename(directory)
         return
@@ -105,7 +105,7 @@ def _exchange(new: Path, directory: Path) -> None:
     names = os.fsencode(new), os.fsencode(directory)
     if exchange and exchange(_AT_FDCWD, names[0], _AT_FDCWD, names[1], _RENAME_EXCHANGE) == 0:
         return
-    # Systems that cannot exchange two names in one step: for an instant there is no directory, never half a one.
+    # For systems without an atomic exchange: the directory is absent for an instant, but never incomplete.
     old = new.with_name(new.name + ".old")
     directory.rename(old)
     try:

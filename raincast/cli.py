@@ -1,4 +1,4 @@
-"""What both commands share: settings, warnings and errors as lines on stderr, exit codes."""
+"""Command lines: settings from the environment, argument types, messages on stderr, exit codes."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ DONE, FAILED, WRONG_INPUT, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
 
 
 class CallError(ValueError):
-    """The command was called with something it cannot do."""
+    """Invalid arguments or settings of a command."""
 
 
 def setting(name: str, default: str | None = None) -> str | None:
-    """The default of a flag: RAINCAST_<name> in the environment, unless empty, else `default`."""
+    """Return the default of a flag: RAINCAST_<name> in the environment unless empty, else `default`."""
     return os.environ.get(f"RAINCAST_{name}") or default
 
 
 def positive(text: str) -> int:
-    """A whole number above 0, for argparse."""
+    """Return an integer above 0, for argparse."""
     number = int(text)
     if number < 1:
         raise argparse.ArgumentTypeError(f"{number} is not above 0")
@@ -36,7 +36,7 @@ def positive(text: str) -> int:
 
 
 def port(text: str) -> int:
-    """A TCP port, for argparse."""
+    """Return a TCP port, for argparse."""
     number = int(text)
     if not 0 <= number <= 65535:
         raise argparse.ArgumentTypeError(f"{number} is not a port, 0 to 65535")
@@ -44,7 +44,7 @@ def port(text: str) -> int:
 
 
 def seconds(text: str) -> float:
-    """A time of 0 s to an hour, for argparse."""
+    """Return a duration of 0 to 3600 seconds, for argparse."""
     number = float(text)
     if not 0 <= number <= 3600:
         raise argparse.ArgumentTypeError(f"{text} is not a number of seconds, 0 to 3600")
@@ -52,20 +52,20 @@ def seconds(text: str) -> float:
 
 
 def run(command: Callable[[], None]) -> int:
-    """Run a command and return its exit code: 0 done, 2 the input or the call is wrong, 1 anything else.
+    """Run a command and return its exit code: 0 done, 2 invalid input or call, 1 other failure, 130 or 143 by a signal.
 
-    Expected errors become one line on stderr; an unexpected one keeps its traceback, which somebody has to read.
+    Expected errors become one line on stderr; an unexpected error keeps its traceback.
     """
     name = Path(sys.argv[0]).name
-    said: set[str] = set()
+    shown: set[str] = set()
 
     def warn(message: Warning | str, *_args: object, **_kwargs: object) -> None:
-        if str(message) not in said:
-            said.add(str(message))
-            _say(f"{name}: warning", message)
+        if str(message) not in shown:
+            shown.add(str(message))
+            _print(f"{name}: warning", message)
 
     def terminated(*_: object) -> None:
-        # As an exception it lets everything clean up behind itself.
+        # As an exception, so that context managers clean up.
         raise SystemExit(TERMINATED)
 
     signal.signal(signal.SIGTERM, terminated)
@@ -76,23 +76,23 @@ def run(command: Callable[[], None]) -> int:
             if sys.stdout is not None:
                 sys.stdout.flush()
         except (ObservationError, CallError, TargetError) as error:
-            return _say(name, error, WRONG_INPUT)
+            return _print(name, error, WRONG_INPUT)
         except ModelError as error:
-            return _say(name, error, FAILED)
+            return _print(name, error, FAILED)
         except BrokenPipeError:
-            # Whoever read our output has gone, as `head` does. Python would complain again while it exits.
+            # The reader of the output, such as `head`, has gone. Python would report it again on exit.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return FAILED
         except OSError as error:
             reason = error.strerror or str(error)
-            return _say(name, f"{error.filename}: {reason}" if error.filename else reason, FAILED)
+            return _print(name, f"{error.filename}: {reason}" if error.filename else reason, FAILED)
         except KeyboardInterrupt:
-            return _say(name, "interrupted", INTERRUPTED)
+            return _print(name, "interrupted", INTERRUPTED)
     return DONE
 
 
-def _say(name: str, message: object, code: int = DONE) -> int:
-    # With standard error closed, print would write to standard output instead, into the forecasts.
+def _print(name: str, message: object, code: int = DONE) -> int:
+    # If standard error is closed, print would write into the forecasts on standard output.
     if sys.stderr is not None:
         with contextlib.suppress(OSError):
             print(f"{name}: {message}", file=sys.stderr, flush=True)

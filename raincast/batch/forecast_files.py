@@ -1,7 +1,7 @@
 """Forecasts for files of any size, in blocks of whole days.
 
-A block takes the days before it along as context, so that each forecast is the one that the whole table at once would
-give. All that grows with the number of rows is on disk, in a folder of TMPDIR that is removed at the end.
+A block includes the days before it as context, so that its forecasts equal those of the complete table. All data that
+grow with the number of rows are on disk, in a folder of TMPDIR that is removed at the end.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ from raincast.observations.errors import Duplicate, ObservationWarning, shorten,
 from raincast.observations.formats import READ_BLOCK_ROWS
 from raincast.observations.table import Table, duplicates, take
 
-# How many rows are forecast at once, at least, and how many times its context a block is, so that little is done twice.
+# Minimum rows of a block, and minimum size of a block relative to its context, which is computed again.
 FORECAST_BLOCK_ROWS, CONTEXT_MULTIPLE = 8_192, 2
-_POINTS = np.array([*DIRECTIONS, ""])
+_DIRECTIONS = np.array([*DIRECTIONS, ""])
 
 
 @dataclass(frozen=True)
 class DayBlock:
-    """Rows to forecast, `start` to `end` in the order of days, with those from `context` on to learn from."""
+    """Rows to forecast, `start` to `end` (exclusive) in the order of days; their context begins at `context`."""
 
     context: int
     start: int
@@ -54,10 +54,10 @@ def forecast_files(
     output_format: OutputFormat,
     shard: Shard = WHOLE,
 ) -> None:
-    """Forecast the observations of files, each with what messages call it, as one table, and write it in input order.
+    """Forecast the observations of all files as one table and write it in input order.
 
-    Only the days of a shard are forecast. The output is opened when all is forecast. Raises ObservationError; OSError
-    where TMPDIR is full.
+    `inputs` are files with their names for messages. Only the days of the shard are forecast. `opened` opens the
+    output when all forecasts are done. Raises ObservationError; OSError if TMPDIR is full.
     """
     progress = tqdm(unit=" rows", unit_scale=True, disable=None, leave=False, bar_format="{desc}")
     with progress, tempfile.TemporaryDirectory(prefix="raincast-") as folder, _disk_errors(folder), _interrupts():
@@ -79,10 +79,13 @@ def forecast_files(
 
 @contextmanager
 def _interrupts() -> Iterator[None]:
-    """Ctrl-C while duckdb works."""
+    """Turn duckdb's error after Ctrl-C into KeyboardInterrupt."""
     try:
         yield
-    except (RuntimeError, duckdb.InterruptException) as error:
+    except duckdb.InterruptException as error:
+        raise KeyboardInterrupt from error
+    except RuntimeError as error:
+        # duckdb's Python client raises a plain RuntimeError, which only this text distinguishes.
         if "interrupt" not in str(error).lower():
             raise
         raise KeyboardInterrupt from error
@@ -94,11 +97,11 @@ def _disk_errors(folder: str) -> Iterator[None]:
         yield
     except (duckdb.OutOfMemoryException, duckdb.IOException, duckdb.FatalException) as error:
         reason = shorten(" ".join(str(error).split()), 200)
-        raise OSError(f"{folder}: no room to sort the observations (TMPDIR says where): {reason}") from error
+        raise OSError(f"{folder}: no room to sort the observations, set TMPDIR to another folder: {reason}") from error
 
 
 def blocks_of(staged: Staged, shard: Shard) -> Iterator[DayBlock]:
-    """The rows of a shard in blocks: whole days, then rows without a date."""
+    """Yield the blocks of a shard: whole days, then rows without a date."""
     counted = staged.database.execute(
         'SELECT "Date" AS day, count(*) AS rows FROM ordered WHERE "Date" IS NOT NULL GROUP BY 1 ORDER BY 1'
     ).fetchnumpy()
@@ -120,21 +123,21 @@ def blocks_of(staged: Staged, shard: Shard) -> Iterator[DayBlock]:
 
 
 def _forecast(model: Model, staged: Staged, blocks: Sequence[DayBlock], progress: Any) -> None:
-    """Fill the table `forecasts` with number, date, station and probability of every row of the blocks."""
+    """Fill the table `forecasts` with number, day, station and probability of every row of the blocks."""
     staged.database.execute("CREATE TABLE forecasts (number BIGINT, day INTEGER, station INTEGER, probability DOUBLE)")
     names = np.array(staged.stations)
     unknown = unknown_stations(names)
     if unknown:
         warnings.warn(unknown, ObservationWarning, stacklevel=2)
 
-    def work(block: DayBlock) -> dict[str, NDArray[Any]]:
+    def forecast_block(block: DayBlock) -> dict[str, NDArray[Any]]:
         with staged.database.cursor() as database:
             rows: dict[str, Any] = database.execute(
                 "SELECT * FROM ordered WHERE rowid >= ? AND rowid < ? ORDER BY rowid", [block.context, block.end]
             ).fetchnumpy()
         table = _table(rows, names)
         forecast_rows = slice(block.start - block.context, None)
-        number, table = rows["number"][forecast_rows], _table(rows, names)
+        number = rows["number"][forecast_rows]
         _refuse_duplicates(staged, take(table, forecast_rows), number)
         probability = model.probability_of_rain(feature_matrix(table, forecast_rows))
         return {
@@ -147,11 +150,11 @@ def _forecast(model: Model, staged: Staged, blocks: Sequence[DayBlock], progress
     insert = f"INSERT INTO forecasts SELECT number, nullif(day, {NOT_A_DAY}), station, probability FROM block"
     with ThreadPoolExecutor(THREADS) as pool:
         waiting = iter(blocks)
-        running = [pool.submit(work, block) for block in islice(waiting, THREADS + 1)]
+        running = [pool.submit(forecast_block, block) for block in islice(waiting, THREADS + 1)]
         try:
             while running:
                 forecasts = running.pop(0).result()
-                running += [pool.submit(work, block) for block in islice(waiting, 1)]
+                running += [pool.submit(forecast_block, block) for block in islice(waiting, 1)]
                 staged.insert(insert, forecasts)
                 progress.update(len(forecasts["number"]))
         finally:
@@ -159,7 +162,7 @@ def _forecast(model: Model, staged: Staged, blocks: Sequence[DayBlock], progress
 
 
 def _table(rows: dict[str, Any], names: NDArray[np.str_]) -> Table:
-    """A table of observations from rows as they are staged."""
+    """Return staged rows as a table of observations."""
     table: Table = {}
     for column in COLUMNS:
         values = rows[column.name]
@@ -168,7 +171,7 @@ def _table(rows: dict[str, Any], names: NDArray[np.str_]) -> Table:
         elif column.kind == "station":
             table[column.name] = names[values]
         elif column.kind == "direction":
-            table[column.name] = _POINTS[np.ma.filled(values, -1)]
+            table[column.name] = _DIRECTIONS[np.ma.filled(values, -1)]
         else:
             table[column.name] = np.ma.filled(values, np.nan)
     return table
@@ -179,24 +182,24 @@ def _days(table: Table) -> NDArray[np.int64]:
 
 
 def _refuse_duplicates(staged: Staged, table: Table, number: NDArray[np.int64]) -> None:
-    """ObservationError where a station has two observations a day, whichever files they are from."""
+    """Raise ObservationError if a station has two observations on a day, in one file or two."""
     if not duplicates(table, number):
         return
-    # Of all blocks, this one may not hold the first.
+    # The first duplicate of all rows may be in another block.
     with staged.database.cursor() as database:
-        again = database.execute(
+        rows = database.execute(
             'SELECT number, earlier, "Date", "Location" FROM (SELECT number, "Date", "Location", lag(number) OVER'
             ' (PARTITION BY "Date", "Location" ORDER BY number) AS earlier FROM ordered WHERE "Date" IS NOT NULL)'
             " WHERE earlier IS NOT NULL ORDER BY number"
         ).fetchall()
     places = [
         (staged.place(later), staged.place(earlier), f"{staged.stations[station]} on {np.datetime64(day, 'D')}")
-        for later, earlier, day, station in again
+        for later, earlier, day, station in rows
     ]
     name = places[0][0][0]
     violations = [
-        Duplicate(row, "Date", what, str(earlier_row) if other == name else f"{earlier_row} of {other}")
-        for (file, row), (other, earlier_row), what in places
+        Duplicate(row, "Date", station_day, str(earlier_row) if other == name else f"{earlier_row} of {other}")
+        for (file, row), (other, earlier_row), station_day in places
         if file == name
     ]
     raise violation_error(name, violations, len(violations))

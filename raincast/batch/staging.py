@@ -1,22 +1,23 @@
-"""Files of any size as rows on disk: read by duckdb, checked by the one parser of `observations`, sorted by day.
+"""Rows of files of any size on disk: read by duckdb, checked by `observations.parsing`, sorted by day.
 
-A column's distinct texts are parsed, once each, by the same code as everywhere; numbers, whose texts may all differ, by
-duckdb where it agrees with that code. So each limit, and each message, is the same as for a small file.
+The parser of small files parses each distinct text of a column once. Numbers, whose texts may all differ, are parsed by
+duckdb if it agrees with that parser. Limits and messages are therefore those of small files.
 """
 
 from __future__ import annotations
 
-import io
 import re
 import warnings
+from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, Any
 
 import duckdb
 import numpy as np
 from numpy.typing import NDArray
 
+from raincast.batch.plain_csv import insert_plain_csv
 from raincast.observations import parquet, reading
 from raincast.observations.columns import COLUMNS, DIRECTIONS, Column
 from raincast.observations.errors import (
@@ -26,13 +27,13 @@ from raincast.observations.errors import (
     Violation,
     violation_error,
 )
-from raincast.observations.formats import LONGEST_LINE, READ_BLOCK_ROWS, csv_blocks
+from raincast.observations.formats import READ_BLOCK_ROWS
 from raincast.observations.parsing import MISSING, check_header, parser_for
 
 THREADS = 2
-# What duckdb may keep in memory; the rest waits on disk.
+# Memory limit of duckdb, which keeps the rest on disk.
 MEMORY = "128MB"
-# numpy's NaT as a number of days.
+# numpy's NaT as a number of days since 1970-01-01.
 NOT_A_DAY = int(np.datetime64("NaT", "D").astype(np.int64))
 _NAMES = {column.name for column in COLUMNS}
 _DIRECTION = {"": -1} | {name: code for code, name in enumerate(DIRECTIONS)}
@@ -40,16 +41,16 @@ _DIRECTION = {"": -1} | {name: code for code, name in enumerate(DIRECTIONS)}
 
 @dataclass(frozen=True)
 class StagedFile:
-    """A file as it was staged: what messages call it, and the number of its first row among all rows."""
+    """Staged file: its name in messages, and the number of its first row among all rows, from 0."""
 
     name: str
     first: int
 
 
 class Staged:
-    """The rows of all sources in a duckdb file: as text in `text`, checked and sorted by day in `ordered`.
+    """Rows of all files in a duckdb database: as text in the table `text`; checked and sorted by day in `ordered`.
 
-    The rowid of `text` numbers the rows in input order, that of `ordered` in the order of days, rows without one last.
+    The rowid of `text` numbers the rows in input order, that of `ordered` by day, rows without a date last.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -63,14 +64,14 @@ class Staged:
         self.files: list[StagedFile] = []
         self.stations: list[str] = []
         self.rows = 0
-        # What was wrong with the fields of rows, by source: the first violations, and how many there are.
+        # Rows with a wrong number of fields, by file: the first violations and their count.
         self._fields: dict[str, tuple[list[Violation], int]] = {}
 
     def add(self, path: Path | IO[bytes], name: str) -> None:
-        """Take in a path or an open file. Raises ObservationError where it cannot be read or has no right header."""
+        """Add the rows of a path or an open file. Raises ObservationError if file or header is invalid."""
         self.files.append(StagedFile(name, self.rows))
         # A pipe can be read only once.
-        if not (isinstance(path, Path) and path.is_file() and self._add_csv(path, name)):
+        if not (isinstance(path, Path) and path.is_file() and insert_plain_csv(self.database, path, name)):
             with reading.opened(path, name) as file:
                 if reading.detect_format(name, file) == "parquet":
                     self._add_parquet(name, file)
@@ -80,58 +81,19 @@ class Staged:
         if self.rows == self.files[-1].first:
             raise ObservationError(f"{name}: there is a header but no observation")
 
-    def _add_csv(self, path: Path, name: str) -> bool:
-        """Let duckdb read a CSV file, many times as fast as Python; False where there is anything unusual in it.
-
-        duckdb overlooks some of what our reader refuses: what is in columns it does not read, a comma too many, a last
-        line without end. So it gets only plain text, and has to find as many fields as there are commas.
-        """
-        with path.open("rb") as raw:
-            start = raw.read(4)
-        if start == b"PK\x03\x04":
-            return False
-        with reading.opened(path, name) as file:
-            begin = cast(io.BufferedReader, file).peek(4).removeprefix(b"\xef\xbb\xbf")
-            if reading.detect_format(name, file) != "csv" or begin[:1].isspace():
-                return False
-            header, _ = csv_blocks(name, file)
-        with reading.opened(path, name) as file:
-            commas = _commas_of_plain(file)
-        if commas is None:
-            return False
-        unknown = check_header(name, header)
-        wanted = {_quoted(column): f"c{i}" for i, column in enumerate(header) if column in _NAMES}
-        compression = "gzip" if start.startswith(b"\x1f\x8b") else "none"
-        columns = ", ".join(f"'c{i}': 'VARCHAR'" for i in range(len(header)))
-        before = self.count("text")
-        self.database.begin()
-        try:
-            with reading.linked(path) as link:
-                self.database.execute(
-                    f"INSERT INTO text ({', '.join(wanted)}) SELECT {', '.join(wanted.values())} FROM read_csv(?,"
-                    f" columns = {{{columns}}}, auto_detect = false,"
-                    " header = true, delim = ',', quote = '\"', escape = '\"', strict_mode = true,"
-                    f" max_line_size = {LONGEST_LINE}, compression = '{compression}')",
-                    [link],
-                )
-        except (duckdb.InvalidInputException, duckdb.ConversionException, duckdb.IOException) as error:
-            if parquet.no_room(error):
-                raise
-            self.database.rollback()
-            return False
-        if commas != (self.count("text") - before + 1) * (len(header) - 1):
-            self.database.rollback()
-            return False
-        self.database.commit()
-        _warn(unknown)
-        return True
-
     def _add_parquet(self, name: str, file: Any) -> None:
-        with reading.on_disk(file) as path, parquet.parquet_errors(name):
-            header, query = parquet.parquet_query(name, path, self.database)
+        with reading.on_disk(file) as path:
+            with parquet.parquet_errors(name):
+                header, query = parquet.parquet_query(name, path, self.database)
             _warn(check_header(name, header))
             columns = ", ".join(_quoted(column) for column in header if column in _NAMES)
-            self.database.execute(f"INSERT INTO text ({columns}) SELECT {columns} FROM ({query})", [path])
+            try:
+                self.database.execute(f"INSERT INTO text ({columns}) SELECT {columns} FROM ({query})", [path])
+            except duckdb.Error:
+                # An error of reading recurs without writing and becomes an ObservationError; one of writing does not.
+                with parquet.parquet_blocks(name, path) as (_, blocks):
+                    deque(blocks, maxlen=0)
+                raise
 
     def _add_blocks(self, name: str, file: Any) -> None:
         with reading.blocks(name, file) as (header, blocks):
@@ -149,11 +111,11 @@ class Staged:
                 self.insert(f"INSERT INTO text ({columns}) SELECT {columns} FROM block", texts)
 
     def sort(self) -> None:
-        """Check every value, sort the rows by day. Raises ObservationError, for the first file that has a violation."""
-        conditions = {column: self._values_of(column) for column in COLUMNS}
-        wrong = {column: condition for column, condition in conditions.items() if condition}
-        if wrong or self._fields:
-            raise self._refusal(wrong)
+        """Check every value and sort the rows by day. Raises ObservationError for the first file with a violation."""
+        conditions = {column: self._parse_column(column) for column in COLUMNS}
+        invalid = {column: condition for column, condition in conditions.items() if condition}
+        if invalid or self._fields:
+            raise self._violation_error(invalid)
         selected, joins = ["text.rowid AS number"], []
         for i, column in enumerate(COLUMNS):
             name = f"text.{_quoted(column.name)}"
@@ -168,38 +130,38 @@ class Staged:
         )
         self.database.execute("DROP TABLE text")
 
-    def _values_of(self, column: Column) -> str | None:
-        """Parse a column's distinct texts, of numbers only the unusual ones; returns SQL that is true of wrong rows."""
+    def _parse_column(self, column: Column) -> str | None:
+        """Parse a column's distinct texts, of numbers only the unusual ones; return SQL that selects invalid rows."""
         name, table = _quoted(column.name), f"values{COLUMNS.index(column)}"
         parser = parser_for(column)
         kind = "DOUBLE" if column.kind in ("number", "yes_no") else "INTEGER"
-        self.database.execute(f"CREATE TABLE {table} (text VARCHAR, value {kind}, wrong BOOLEAN)")
+        self.database.execute(f"CREATE TABLE {table} (text VARCHAR, value {kind}, invalid BOOLEAN)")
         unusual = ""
         if column.kind == "number":
             missing = ", ".join(f"'{text}'" for text in sorted(MISSING))
             unusual = f" AND {_accepted(column)} IS NULL AND lower(trim({name})) NOT IN ({missing})"
         texts = self.database.cursor().execute(f"SELECT DISTINCT {name} FROM text WHERE {name} IS NOT NULL{unusual}")
-        any_wrong = False
+        any_invalid = False
         while rows := texts.fetchmany(READ_BLOCK_ROWS):
-            found = [text for (text,) in rows]
-            values = [parser[text] for text in found]
-            pairs = zip(found, values, strict=True)
-            wrong = np.array(
-                [text in parser.wrong or (column.kind == "station" and not value) for text, value in pairs]
+            distinct = [text for (text,) in rows]
+            values = [parser[text] for text in distinct]
+            pairs = zip(distinct, values, strict=True)
+            invalid = np.array(
+                [text in parser.invalid or (column.kind == "station" and not value) for text, value in pairs]
             )
-            any_wrong |= bool(wrong.any())
-            block = {"text": np.array(found, object), "value": self._coded(column, values), "wrong": wrong}
-            self.insert(f"INSERT INTO {table} SELECT text, nullif(value, {NOT_A_DAY}), wrong FROM block", block)
-        if column.kind == "number" and not any_wrong:
-            # Python reads some numbers that duckdb does not, such as those in other scripts' digits.
+            any_invalid |= bool(invalid.any())
+            block = {"text": np.array(distinct, object), "value": self._coded(column, values), "invalid": invalid}
+            self.insert(f"INSERT INTO {table} SELECT text, nullif(value, {NOT_A_DAY}), invalid FROM block", block)
+        if column.kind == "number" and not any_invalid:
+            # Python parses some numbers that duckdb does not, such as those in digits of other scripts.
             self.database.execute(f"UPDATE text SET {name} = value::VARCHAR FROM {table} WHERE {name} = {table}.text")
         absent = f"{name} IS NULL" if column.kind == "station" else "false"
-        if not any_wrong and not self._number(f"SELECT count(*) FROM text WHERE {absent}"):
+        if not any_invalid and not self._number(f"SELECT count(*) FROM text WHERE {absent}"):
             return None
-        return f"({absent} OR {name} IN (SELECT text FROM {table} WHERE wrong))"
+        return f"({absent} OR {name} IN (SELECT text FROM {table} WHERE invalid))"
 
     def _coded(self, column: Column, values: list[Any]) -> NDArray[Any]:
-        """Values as numbers: days since 1970-01-01, positions of stations in `stations` and of directions."""
+        """Return values as numbers: days since 1970-01-01, indices of stations in `stations` and of directions."""
         if column.kind == "date":
             return np.array(values, "datetime64[D]").astype(np.int64)
         if column.kind == "station":
@@ -211,17 +173,18 @@ class Staged:
             return np.array([_DIRECTION[value] for value in values], np.int32)
         return np.array(values, np.float64)
 
-    def _refusal(self, wrong: dict[Column, str]) -> ObservationError:
-        first = self._number(f"SELECT min(rowid) FROM text WHERE {' OR '.join(wrong.values())}") if wrong else self.rows
-        bad = [i for i, source in enumerate(self.files) if source.name in self._fields]
-        if wrong:
-            bad.append(max(i for i, source in enumerate(self.files) if source.first <= first))
-        place = min(bad)
-        start, name = self.files[place].first, self.files[place].name
-        end = self.files[place + 1].first if place + 1 < len(self.files) else self.rows
+    def _violation_error(self, invalid: dict[Column, str]) -> ObservationError:
+        """Return the error for the first file with a violation; `invalid` has the SQL condition of invalid rows."""
+        with_violation = [i for i, file in enumerate(self.files) if file.name in self._fields]
+        if invalid:
+            first = self._number(f"SELECT min(rowid) FROM text WHERE {' OR '.join(invalid.values())}")
+            with_violation.append(max(i for i, file in enumerate(self.files) if file.first <= first))
+        position = min(with_violation)
+        start, name = self.files[position].first, self.files[position].name
+        end = self.files[position + 1].first if position + 1 < len(self.files) else self.rows
         fields, count = self._fields.get(name, ([], 0))
         violations = list(fields)
-        for column, condition in wrong.items():
+        for column, condition in invalid.items():
             where = f"FROM text WHERE rowid >= {start} AND rowid < {end} AND {condition}"
             count += self._number(f"SELECT count(*) {where}")
             rows = self.database.execute(
@@ -233,12 +196,12 @@ class Staged:
         return violation_error(name, violations[:VIOLATIONS_KEPT], count)
 
     def place(self, number: int) -> tuple[str, int]:
-        """Which source a row is from and which row of it, counted from 1, by its number among all rows."""
-        source = max((source for source in self.files if source.first <= number), key=lambda source: source.first)
-        return source.name, number - source.first + 1
+        """Return the file of a row and the row's number in it, from 1, by its number among all rows, from 0."""
+        file = max((file for file in self.files if file.first <= number), key=lambda file: file.first)
+        return file.name, number - file.first + 1
 
     def count(self, table: str) -> int:
-        """Rows of a table."""
+        """Return the number of rows of a table."""
         return self._number(f"SELECT count(*) FROM {table}")
 
     def insert(self, statement: str, block: dict[str, NDArray[Any]]) -> None:
@@ -248,7 +211,7 @@ class Staged:
         self.database.unregister("block")
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the database."""
         self.database.close()
 
     def _number(self, query: str) -> int:
@@ -257,39 +220,17 @@ class Staged:
 
 
 def _storable(text: str) -> str:
-    """A text as duckdb can hold it: half a character becomes one that is not printable either."""
+    """Return a text that duckdb can store: lone surrogates become U+FFFF, which is not printable either."""
     return text if text.isascii() else re.sub("[\ud800-\udfff]", "\uffff", text)
 
 
-def _commas_of_plain(file: Any) -> int | None:
-    """How many commas are in UTF-8 text without quotes, zero bytes, odd ends of lines or long lines; else None."""
-    commas = 0
-    while chunk := file.read(1_000_000):
-        chunk += file.readline(LONGEST_LINE + 1)
-        if b'"' in chunk or b"\0" in chunk or chunk.count(b"\r") != chunk.count(b"\r\n"):
-            return None
-        if len(chunk) - chunk.rfind(b"\n") > LONGEST_LINE:
-            return None
-        try:
-            chunk.decode()
-        except UnicodeDecodeError:
-            return None
-        commas += chunk.count(b",")
-    return commas
-
-
 def _accepted(column: Column) -> str:
-    """SQL for the number that a text is, NULL where it is none or beyond the column's limits."""
+    """Return SQL for a text's number, NULL if it is not a number within the column's limits."""
     number = f"TRY_CAST({_quoted(column.name)} AS DOUBLE)"
     limits = f"{number} BETWEEN {column.low!r} AND {column.high!r}"
-    # What duckdb takes for a number and Python does not, or not as the limits mean it: 1_000 and +-5.
+    # duckdb accepts 1_000 and +-5, our parser does not.
     odd = f"contains({_quoted(column.name)}, '_') OR contains({_quoted(column.name)}, '+-')"
     return f"CASE WHEN {limits} AND NOT ({odd}) THEN {number} END"
-
-
-def literal(text: str) -> str:
-    """A text as SQL."""
-    return "'" + text.replace("'", "''") + "'"
 
 
 def _quoted(name: str) -> str:

@@ -1,7 +1,7 @@
-"""The daily observation: its columns, units, limits and meaning.
+"""Columns of the daily observation: names, units, limits and meanings.
 
-`COLUMNS` is the one declaration. Reading, the checks before a training, the JSON Schema and the documentation follow
-from it.
+`COLUMNS` is the only declaration. Reading, the data checks before training, the JSON Schema and the documentation
+derive from it.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Column:
 
     @property
     def limit(self) -> str:
-        """What a value has to be, in words."""
+        """Description of valid values, for messages."""
         return {
             "station": "a station's name of at most 64 printable characters",
             "date": "a date as YYYY-MM-DD, 1900-01-01 to 2199-12-31",
@@ -63,9 +63,9 @@ COLUMNS = (
     Column("RainToday", "yes_no", "more than 1 mm of rain in the 24 h to 9 am"),
 )
 TARGET = Column("RainTomorrow", "yes_no", "more than 1 mm of rain in the 24 h from 9 am: what is forecast")
-# RISK_MM is tomorrow's rain itself. Both answers may stand in a file and are never read as a measurement.
+# RISK_MM is tomorrow's rainfall. A file may contain both columns; neither is ever a measurement.
 OUTCOME_COLUMNS = frozenset({"RISK_MM", TARGET.name})
 NUMBERS = tuple(column.name for column in COLUMNS if column.kind == "number")
 MEASUREMENTS = tuple(column.name for column in COLUMNS if column.kind not in ("date", "station"))
-# Sunshine and the gust run to midnight, MaxTemp to 9 am the next day: at 3 pm nobody knows them.
+# Sunshine and the gust cover the time to midnight, MaxTemp to 9 am of the next day.
 UNKNOWN_AT_3PM = ("MaxTemp", "Sunshine", "WindGustDir", "WindGustSpeed")

@@ -1,4 +1,4 @@
-"""Training data from a path or URL, checked against an expected SHA-256."""
+"""Training data from a path or URL, and its SHA-256."""
 
 from __future__ import annotations
 
@@ -22,51 +22,48 @@ USER_AGENT = f"raincast/{__version__}"
 TIMEOUT_SECONDS = 60.0
 
 
-def without_secrets(source: str) -> str:
-    """What messages and model.json call a source: a URL without user, password and query, which may hold secrets."""
-    if "://" not in source:
-        return source
+def without_secrets(path_or_url: str) -> str:
+    """Return the name for messages and model.json: a URL loses its user, password and query, which may hold secrets."""
+    if "://" not in path_or_url:
+        return path_or_url
     try:
-        parts = urlsplit(source)
+        parts = urlsplit(path_or_url)
     except ValueError:
         return "the URL"
     return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
 
 
 @contextmanager
-def local_copy(source: str) -> Iterator[Path]:
-    """A path for a path or an http(s) URL; what was downloaded is gone at the end. Raises ObservationError."""
-    if "://" not in source:
-        yield Path(source)
+def local_copy(path_or_url: str) -> Iterator[Path]:
+    """Yield a path, for an http(s) URL that of a temporary download. Raises ObservationError."""
+    if "://" not in path_or_url:
+        yield Path(path_or_url)
         return
-    if not source.lower().startswith(("http://", "https://")):
-        raise ObservationError(f"{without_secrets(source)}: neither a path nor an http(s) URL")
+    name = without_secrets(path_or_url)
+    if not path_or_url.lower().startswith(("http://", "https://")):
+        raise ObservationError(f"{name}: neither a path nor an http(s) URL")
     with tempfile.NamedTemporaryFile(prefix="raincast-") as file:
         try:
-            request = urllib.request.Request(source, headers={"User-Agent": USER_AGENT})
-            with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS) as answer:
-                shutil.copyfileobj(answer, file)
-                expected = answer.headers["Content-Length"]
+            request = urllib.request.Request(path_or_url, headers={"User-Agent": USER_AGENT})
+            with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS) as response:
+                shutil.copyfileobj(response, file)
+                expected = response.headers["Content-Length"]
         except urllib.error.HTTPError as error:
-            raise ObservationError(
-                f"{without_secrets(source)}: cannot be downloaded: {error.code} {error.reason}"
-            ) from error
+            raise ObservationError(f"{name}: cannot be downloaded: {error.code} {error.reason}") from error
         except (OSError, ValueError, http.client.HTTPException) as error:
             reason = getattr(error, "reason", error)
-            raise ObservationError(f"{without_secrets(source)}: cannot be downloaded: {reason}") from error
-        # Python takes a connection that closes early for the end of the file.
+            raise ObservationError(f"{name}: cannot be downloaded: {reason}") from error
+        # Python treats a connection that closes early as the end of the file.
         if expected is not None and file.tell() != int(expected):
-            raise ObservationError(
-                f"{without_secrets(source)}: the download ended after {file.tell()} of {expected} bytes"
-            )
+            raise ObservationError(f"{name}: the download ended after {file.tell()} of {expected} bytes")
         file.flush()
         yield Path(file.name)
 
 
 def verified_sha256(name: str, path: Path, expected: str | None) -> str:
-    """SHA-256 of a file's unpacked content, in hexadecimal.
+    """Return the SHA-256 of a file's unpacked content, in hexadecimal.
 
-    `expected` may be that of the file as it is or of its unpacked content; ObservationError where it is neither.
+    `expected` may be the hash of the file or of its unpacked content. Raises ObservationError if it is neither.
     """
     with readable(name), path.open("rb") as raw:
         packed = _sha256(raw)
@@ -74,7 +71,7 @@ def verified_sha256(name: str, path: Path, expected: str | None) -> str:
         with unpacked(name, raw) as file:
             content = _sha256(file)
     if expected and expected.lower() not in (packed, content):
-        raise ObservationError(f"{name}: its SHA-256 is {packed} (unpacked {content}), expected was {expected}")
+        raise ObservationError(f"{name}: its SHA-256 is {packed} (unpacked {content}), expected {expected}")
     return content
 
 

@@ -1,7 +1,7 @@
-"""Bytes -> blocks of text columns: CSV, JSON and JSON Lines.
+"""CSV, JSON and JSON Lines: bytes to blocks of text columns.
 
-Every value becomes text and goes through the one parser of `observations`, so that a limit means the same in every
-format. Messages begin with the name that the caller gives the source.
+Every value becomes text, which `parsing` checks: limits are the same in every format. Messages begin with `name`, the
+caller's name for the input.
 """
 
 from __future__ import annotations
@@ -18,18 +18,17 @@ from raincast.observations.errors import FormatError, ObservationError, Violatio
 from raincast.observations.parsing import check_header
 
 READ_BLOCK_ROWS = 50_000
-# A weatherAUS line has about 120 characters; a line this long is no observation, and is not read into memory.
+# A weatherAUS line has about 120 characters. Longer lines than this are refused without reading them into memory.
 LONGEST_LINE = 65_536
-# JSON that is not JSON Lines is read as a whole, and takes several times its size.
+# JSON other than JSON Lines is read at once and takes several times its size in memory.
 LARGEST_JSON = 268_435_456
 Block = tuple[dict[str, Sequence[str]], list[Violation]]
 Blocks = tuple[list[str], Iterator[Block]]
-# The columns that are read.
 WANTED = tuple(column.name for column in (*COLUMNS, TARGET))
 
 
 def csv_blocks(name: str, file: IO[bytes]) -> Blocks:
-    """Header and blocks of a CSV file with commas, in UTF-8."""
+    """Return header and blocks of a CSV file with commas, in UTF-8. Raises ObservationError."""
     rows = csv.reader(_text_lines(name, file), skipinitialspace=True)
     records = _csv_records(name, rows)
     header = [column.strip() for column in next(records, [])]
@@ -43,7 +42,7 @@ def csv_blocks(name: str, file: IO[bytes]) -> Blocks:
 def _lines(name: str, file: IO[bytes], first: int = 1) -> Iterator[tuple[int, bytes]]:
     for number, line in enumerate(iter(lambda: file.readline(LONGEST_LINE + 1), b""), first):
         if len(line) > LONGEST_LINE:
-            raise FormatError(f"{name}: line {number} is longer than {LONGEST_LINE} bytes, no observation is")
+            raise FormatError(f"{name}: line {number} is longer than {LONGEST_LINE} bytes, the limit of a line")
         yield number, line
 
 
@@ -86,7 +85,10 @@ def _blocks_of_records(header: list[str], records: Iterator[list[str]]) -> Itera
 
 
 def json_blocks(name: str, file: IO[bytes]) -> Blocks:
-    """Header and blocks of an array of records, of {"observations": [records]} or of JSON Lines."""
+    """Return header and blocks of a JSON array of records, {"observations": [records]} or JSON Lines.
+
+    Raises ObservationError.
+    """
     start = file.readline(LONGEST_LINE)
     if start.endswith(b"\n"):
         try:
@@ -111,7 +113,7 @@ def json_blocks(name: str, file: IO[bytes]) -> Blocks:
     except (json.JSONDecodeError, RecursionError) as error:
         raise FormatError(f"{name}: not valid JSON: {error}") from error
     if not values:
-        raise FormatError(f"{name}: not valid JSON: there is nothing")
+        raise FormatError(f"{name}: not valid JSON: there is no value")
     records = values[0] if len(values) == 1 else values
     if isinstance(records, dict):
         records = records.get("observations", values)
@@ -119,7 +121,7 @@ def json_blocks(name: str, file: IO[bytes]) -> Blocks:
 
 
 def record_blocks(name: str, records: Any) -> Blocks:
-    """Header and one block of a list of JSON objects, whose numbers may still be the text they were."""
+    """Return header and one block of a list of JSON objects, whose numbers may be text. Raises ObservationError."""
     if not isinstance(records, list) or not all(isinstance(record, dict) for record in records):
         raise ObservationError(f"{name}: the JSON is not a list of observations, each an object")
     if not records:
@@ -129,7 +131,7 @@ def record_blocks(name: str, records: Any) -> Blocks:
 
 
 def _json_lines(name: str, first: dict[str, Any], file: IO[bytes]) -> Blocks:
-    """Blocks of JSON Lines; their header is that of the first block, later columns that nobody knows are ignored."""
+    """Return header and blocks of JSON Lines; the header is that of the first block."""
     records = chain([first], _json_line_records(name, file))
     block = list(islice(records, READ_BLOCK_ROWS))
     header = list(dict.fromkeys(column for record in block for column in record))
@@ -159,23 +161,23 @@ def _json_line_records(name: str, file: IO[bytes]) -> Iterator[dict[str, Any]]:
 
 def _block_of_dicts(name: str, records: Sequence[dict[str, Any]], columns: Iterable[str]) -> Block:
     for record in records:
-        if isinstance(record, _Record) and record.repeated:
-            check_header(name, record.repeated)
+        if isinstance(record, _Record) and record.duplicated:
+            check_header(name, record.duplicated)
     wanted = [column for column in columns if column in WANTED]
     return {column: [_text(record.get(column)) for record in records] for column in wanted}, []
 
 
 def _decoder() -> json.JSONDecoder:
-    # Numbers stay the text they are, so that they meet the same parser as every other format's.
+    # Numbers stay text for the parser that all formats share.
     return json.JSONDecoder(parse_float=str, parse_int=str, parse_constant=str, object_pairs_hook=_Record)
 
 
 class _Record(dict[str, Any]):
-    """A JSON object that remembers its names where one stands there twice."""
+    """JSON object; `duplicated` lists all its names if one occurs twice, else nothing."""
 
     def __init__(self, pairs: list[tuple[str, Any]]) -> None:
         super().__init__(pairs)
-        self.repeated = [column for column, _ in pairs] if len(pairs) > len(self) else []
+        self.duplicated = [column for column, _ in pairs] if len(pairs) > len(self) else []
 
 
 def _text(value: Any) -> str:
@@ -183,7 +185,7 @@ def _text(value: Any) -> str:
         return ""
     if isinstance(value, str):
         return value
-    # A nested value is no observation, and may be nested too deep to be written.
+    # Nested values are invalid; json.dumps could exceed the recursion limit.
     if isinstance(value, dict | list):
         return "[...]" if isinstance(value, list) else "{...}"
     return json.dumps(value)

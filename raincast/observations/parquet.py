@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -14,30 +13,23 @@ from raincast.observations.parsing import check_header
 
 @contextmanager
 def parquet_errors(name: str) -> Iterator[None]:
-    """Turn what duckdb says of a bad Parquet file into an ObservationError."""
+    """Turn duckdb's errors into an ObservationError: `name` is not a readable Parquet file."""
     import duckdb  # pylint: disable=import-outside-toplevel
 
     try:
         yield
+    except duckdb.InterruptException:
+        raise
     except duckdb.Error as error:
-        if no_room(error):
-            raise
         raise ObservationError(
             f"{name}: not a readable Parquet file: {shorten(' '.join(str(error).split()), 200)}"
         ) from error
 
 
-def no_room(error: Exception) -> bool:
-    """Whether an error of duckdb is not about what it reads: it was interrupted, or could not write."""
-    return type(error).__name__ in ("FatalException", "InterruptException") or bool(
-        re.search("write|space left|interrupt", str(error), re.IGNORECASE)
-    )
-
-
 @contextmanager
 def parquet_blocks(name: str, path: str) -> Iterator[Blocks]:
     """Yield header and blocks of text columns of a Parquet file. Raises ObservationError."""
-    # Imported for Parquet only: the import takes as long as the rest of a forecast.
+    # Imported only for Parquet: the import takes as long as the rest of a forecast.
     import duckdb  # pylint: disable=import-outside-toplevel
 
     with parquet_errors(name), duckdb.connect() as database:
@@ -47,19 +39,22 @@ def parquet_blocks(name: str, path: str) -> Iterator[Blocks]:
 
 
 def parquet_query(name: str, path: str, database: Any) -> tuple[list[str], str]:
-    """Header of a Parquet file, and the query, with the path as its parameter, for the columns we know as text."""
+    """Return the header, and the query for the known columns as text, whose parameter is the path.
+
+    Raises ObservationError.
+    """
     header = _parquet_header(database.execute("SELECT name, num_children FROM parquet_schema(?)", [path]))
     check_header(name, header)
     wanted = [column for column in header if column in WANTED]
-    alike = {column.lower() for column in wanted} & {c.lower() for c in header if c not in wanted}
-    if alike:
-        raise ObservationError(f"{name}: columns differ only in capital letters: {', '.join(sorted(alike))}")
+    ambiguous = {column.lower() for column in wanted} & {c.lower() for c in header if c not in wanted}
+    if ambiguous:
+        raise ObservationError(f"{name}: columns differ only in capital letters: {', '.join(sorted(ambiguous))}")
     names = ", ".join(f'"{column}"::VARCHAR AS "{column}"' for column in wanted)
     return header, f"SELECT {names} FROM read_parquet(?, hive_partitioning = false)"
 
 
 def _parquet_header(schema: Any) -> list[str]:
-    """Names of the top-level columns of a Parquet schema, which lists the root, then each column before its parts."""
+    """Return the top-level columns of a Parquet schema, which lists the root, then each column before its parts."""
     (_, count), *rest = schema.fetchall()
     header, parts = [], 0
     for name, children in rest:

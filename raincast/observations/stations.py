@@ -1,4 +1,4 @@
-"""Where each station is: latitude, longitude, elevation, and the distances between stations."""
+"""Positions of the stations and the distances between them."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ EARTH_RADIUS_KM = 6371.0
 
 @dataclass(frozen=True)
 class Stations:
-    """The known stations, in the order of their names.
+    """Known stations, sorted by name.
 
-    latitude and longitude are in degrees (south and west negative), elevation in metres; `east_km` and
-    `north_km` have the shape (stations, stations): how far station j lies east and north of station i.
+    `latitude` and `longitude` are in degrees (south and west negative), `elevation` in metres. `east_km` and `north_km`
+    have the shape (stations, stations): the distance of station j east and north of station i.
     """
 
     names: tuple[str, ...]
@@ -32,16 +32,16 @@ class Stations:
 
     @cached_property
     def position(self) -> dict[str, int]:
-        """Position of each known station by its name."""
+        """Index of each known station by its name."""
         return {name: position for position, name in enumerate(self.names)}
 
     @property
     def distance_km(self) -> NDArray[np.float64]:
-        """Distance between each two stations in km, shape (stations, stations)."""
+        """Distance between each pair of stations in km, shape (stations, stations)."""
         return np.hypot(self.east_km, self.north_km)
 
     def index(self, locations: NDArray[np.str_]) -> NDArray[np.intp]:
-        """Position of each location among the known stations, -1 for an unknown one."""
+        """Return the index of each location among the known stations, -1 for an unknown one."""
         names = np.array(self.names)
         position = np.searchsorted(names, locations)
         position[position == len(names)] = 0
@@ -49,12 +49,12 @@ class Stations:
 
 
 def from_rows(rows: Iterable[dict[str, str]]) -> Stations:
-    """Stations from rows with Location, latitude, longitude and elevation_m."""
+    """Return stations from rows with Location, latitude, longitude and elevation_m."""
     ordered = sorted(rows, key=lambda row: row["Location"])
     latitude, longitude, elevation = (
         np.array([float(row[name]) for row in ordered]) for name in ("latitude", "longitude", "elevation_m")
     )
-    # Equirectangular about the mean latitude of each pair: within 1.2 % of the great circle between all these stations.
+    # Equirectangular projection at the mean latitude of each pair: within 1.2 % of the great circle for these stations.
     middle = np.radians((latitude[:, None] + latitude[None, :]) / 2)
     east = np.radians(longitude[None, :] - longitude[:, None]) * np.cos(middle) * EARTH_RADIUS_KM
     north = np.radians(latitude[None, :] - latitude[:, None]) * EARTH_RADIUS_KM
@@ -63,6 +63,6 @@ def from_rows(rows: Iterable[dict[str, str]]) -> Stations:
 
 @cache
 def known() -> Stations:
-    """The stations of data/stations.csv, read on the first call."""
+    """Return the stations of data/stations.csv, which is read on the first call."""
     with PATH.open(encoding="utf-8", newline="") as file:
         return from_rows(csv.DictReader(file))

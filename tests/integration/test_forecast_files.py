@@ -1,4 +1,4 @@
-"""Files of any size: in blocks, in every format, in folders and in parts, the forecasts of the whole table."""
+"""Files of any size, in blocks, every format, folders and shards: forecasts equal those of the complete table."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from raincast.observations.table import Table, take
 from tests.conftest import Command
 
 Records = list[dict[str, str]]
-# Near each other, far from the others, and nowhere.
+# Neighbours, stations far from all others, and an unknown one.
 STATIONS = (
     "Sydney",
     "SydneyAirport",
@@ -44,10 +44,10 @@ UNKNOWN_STATION = pytest.mark.filterwarnings("ignore:.*unknown station")
 
 
 def made_up(days: int, *, seed: int = 1, lost: float = 0.1, undated: float = 0.05) -> Records:
-    """Made-up observations in the order of stations, in which the region's weather decides about tomorrow's rain.
+    """Return synthetic observations by station, in which the regional weather determines tomorrow's rain.
 
-    A station sees it only through noise, so that the neighbours and the day before tell more than the station itself.
-    `lost` is the share of station-days, and of values, that are missing; `undated` that of rows without a date.
+    Each station observes it with noise, so that neighbours and history are more informative than the station itself.
+    `lost` is the share of missing station-days and of missing values, `undated` that of rows without a date.
     """
     random = np.random.default_rng(seed)
     weather = np.convolve(random.normal(size=days + 3), [0.6, 0.8, 0.5], "valid")[: days + 1]
@@ -81,7 +81,7 @@ def made_up(days: int, *, seed: int = 1, lost: float = 0.1, undated: float = 0.0
 
 
 def as_csv(records: Records) -> bytes:
-    """Records as CSV with the columns of the first one."""
+    """Return records as CSV with the columns of the first one."""
     text = io.StringIO()
     writer = csv.DictWriter(text, list(records[0]), lineterminator="\n")
     writer.writeheader()
@@ -90,7 +90,7 @@ def as_csv(records: Records) -> bytes:
 
 
 def shuffled(records: Records, seed: int = 2) -> Records:
-    """The same records in another order."""
+    """Return the records in another order."""
     return [records[i] for i in np.random.default_rng(seed).permutation(len(records))]
 
 
@@ -99,27 +99,27 @@ RECORDS = shuffled(made_up(60))
 
 @pytest.fixture(name="contextual", scope="session")
 def fixture_contextual(command: Command, tmp_path_factory: pytest.TempPathFactory) -> model.Model:
-    """A model whose trees use neighbours and history, which those of the bundled model, without dates, cannot."""
+    """Return a model whose trees use context; the data of the other test model have no dates, hence no context."""
     folder = tmp_path_factory.mktemp("contextual")
     records = [record for record in made_up(500, seed=3, undated=0) if record["Location"] != "Atlantis"]
     (folder / "dated.csv").write_bytes(as_csv(records))
     out = folder / "model"
-    answer = command("train.py", "--data", folder / "dated.csv", "--iterations", 20, "--no-tracking", "--out", out)
-    assert answer.returncode == 0, answer.stderr.decode()
+    completed = command("train.py", "--data", folder / "dated.csv", "--iterations", 20, "--no-tracking", "--out", out)
+    assert completed.returncode == 0, completed.stderr.decode()
     return model.load(out)
 
 
 @pytest.fixture(name="streaming")
 def fixture_streaming(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every file is large, and goes through many small blocks, in its input and in its output."""
+    """Treat every file as large, and read, forecast and write it in many small blocks."""
     monkeypatch.setattr(reading, "SMALL_BYTES", 0)
     monkeypatch.setattr(forecast_files, "FORECAST_BLOCK_ROWS", 64)
     monkeypatch.setattr(forecast_files, "CONTEXT_MULTIPLE", 0)
     monkeypatch.setattr(forecast_files, "READ_BLOCK_ROWS", 100)
 
 
-def scored(loaded: model.Model, path: Path) -> Table:
-    """What `bulk` forecasts for a file, read back from its CSV."""
+def forecast_file(loaded: model.Model, path: Path) -> Table:
+    """Return the forecasts of `forecast_files` for a file, read back from its CSV."""
     out = io.BytesIO()
 
     @contextmanager
@@ -134,56 +134,58 @@ def scored(loaded: model.Model, path: Path) -> Table:
     return columns
 
 
-def assert_same(found: Table, expected: Table) -> None:
-    """The same rows in the same order, probabilities to 1e-12."""
-    assert list(found) == list(expected)
+def assert_same(forecasts: Table, expected: Table) -> None:
+    """Assert the same rows in the same order, probabilities to 1e-12."""
+    assert list(forecasts) == list(expected)
     for name, values in expected.items():
         if name == "probability_of_rain":
-            np.testing.assert_allclose(found[name], values, rtol=0, atol=1e-12)
+            np.testing.assert_allclose(forecasts[name], values, rtol=0, atol=1e-12)
         else:
-            np.testing.assert_array_equal(found[name], values, err_msg=name)
+            np.testing.assert_array_equal(forecasts[name], values, err_msg=name)
 
 
 def predict(*arguments: object) -> None:
-    """`prediction.py` in this process."""
+    """Run `prediction.py` in this process."""
     prediction.predict(prediction.arguments([str(argument) for argument in arguments]))
 
 
 @UNKNOWN_STATION
 @pytest.mark.usefixtures("streaming")
-@pytest.mark.parametrize("which", ["bundled", "contextual"])
-def test_block_by_block_is_the_whole_table_at_once(
-    which: str, trained: Path, contextual: model.Model, tmp_path: Path
+@pytest.mark.parametrize("kind", ["bundled", "contextual"])
+def test_forecasts_in_blocks_equal_those_of_the_complete_table(
+    kind: str, trained: Path, contextual: model.Model, tmp_path: Path
 ) -> None:
-    loaded = model.load(trained) if which == "bundled" else contextual
+    loaded = model.load(trained) if kind == "bundled" else contextual
     path = tmp_path / "in.csv"
     records = shuffled(made_up(200))
     path.write_bytes(as_csv(records))
-    found = scored(loaded, path)
-    assert_same(found, forecast.forecast(loaded, reading.read(path)))
-    assert found["Location"].tolist() == [record["Location"] for record in records]
-    assert np.isnat(found["Date"]).any()
+    forecasts = forecast_file(loaded, path)
+    assert_same(forecasts, forecast.forecast(loaded, reading.read(path)))
+    assert forecasts["Location"].tolist() == [record["Location"] for record in records]
+    assert np.isnat(forecasts["Date"]).any()
 
 
 @UNKNOWN_STATION
 @pytest.mark.usefixtures("streaming")
-def test_the_context_decides_in_this_test_and_blocks_without_it_would_be_seen(
+def test_context_matters_in_these_tests_and_blocks_without_it_would_fail(
     contextual: model.Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "in.csv"
     path.write_bytes(as_csv(RECORDS))
     table = reading.read(path)
-    whole = forecast.forecast(contextual, table)["probability_of_rain"]
-    alone = [forecast.forecast(contextual, take(table, [i]))["probability_of_rain"][0] for i in range(50)]
-    assert np.abs(whole[:50] - alone).mean() > 0.01
+    with_context = forecast.forecast(contextual, table)["probability_of_rain"]
+    single_rows = [
+        forecast.forecast(contextual, take(table, np.array([i])))["probability_of_rain"][0] for i in range(50)
+    ]
+    assert np.abs(with_context[:50] - single_rows).mean() > 0.01
     blocks_of = forecast_files.blocks_of
 
-    def without_context(*given: Any) -> Iterator[forecast_files.Block]:
-        for block in blocks_of(*given):
-            yield forecast_files.Block(block.start, block.start, block.end)
+    def without_context(*arguments: Any) -> Iterator[forecast_files.DayBlock]:
+        for block in blocks_of(*arguments):
+            yield forecast_files.DayBlock(block.start, block.start, block.end)
 
     monkeypatch.setattr(forecast_files, "blocks_of", without_context)
-    assert np.abs(scored(contextual, path)["probability_of_rain"] - whole).max() > 0.01
+    assert np.abs(forecast_file(contextual, path)["probability_of_rain"] - with_context).max() > 0.01
 
 
 @UNKNOWN_STATION
@@ -193,10 +195,10 @@ def test_the_context_decides_in_this_test_and_blocks_without_it_would_be_seen(
     [RECORDS[:1], [row for row in RECORDS if row["Date"] == ""], [row | {"Date": "2017-01-01"} for row in RECORDS[:1]]],
     ids=["one row", "no dates", "one day"],
 )
-def test_the_smallest_tables_are_forecast_too(records: Records, contextual: model.Model, tmp_path: Path) -> None:
+def test_the_smallest_tables_are_forecast(records: Records, contextual: model.Model, tmp_path: Path) -> None:
     path = tmp_path / "in.csv"
     path.write_bytes(as_csv(records))
-    assert_same(scored(contextual, path), forecast.forecast(contextual, reading.read(path)))
+    assert_same(forecast_file(contextual, path), forecast.forecast(contextual, reading.read(path)))
 
 
 def _zipped(content: bytes) -> bytes:
@@ -237,35 +239,35 @@ def test_every_format_of_a_large_input_gives_the_same_forecasts(kind: str, train
     loaded, path = model.load(trained), tmp_path / "in"
     path.write_bytes(FORMATS[kind](RECORDS))
     assert not reading.is_small(path)
-    assert_same(scored(loaded, path), forecast.forecast(loaded, reading.read(io.BytesIO(as_csv(RECORDS)))))
+    assert_same(forecast_file(loaded, path), forecast.forecast(loaded, reading.read(io.BytesIO(as_csv(RECORDS)))))
 
 
 @UNKNOWN_STATION
 @pytest.mark.usefixtures("streaming")
-@pytest.mark.parametrize(("suffix", "form"), prediction.FORMAT_OF_SUFFIX.items())
-def test_a_large_output_is_that_of_a_small_one(
-    suffix: str, form: writing.OutputFormat, trained: Path, tmp_path: Path
+@pytest.mark.parametrize(("suffix", "output_format"), prediction.FORMAT_OF_SUFFIX.items())
+def test_the_output_of_a_large_file_equals_that_of_a_small_one(
+    suffix: str, output_format: writing.OutputFormat, trained: Path, tmp_path: Path
 ) -> None:
     path, out = tmp_path / "in.csv", tmp_path / f"out{suffix}"
     path.write_bytes(as_csv(RECORDS))
     predict(path, "-o", out, "--model", trained)
-    expected = writing.render(forecast.forecast(model.load(trained), reading.read(path)), form)
-    if form != "parquet":
+    expected = writing.render(forecast.forecast(model.load(trained), reading.read(path)), output_format)
+    if output_format != "parquet":
         assert out.read_bytes() == expected
         return
     small = tmp_path / "small.parquet"
     small.write_bytes(expected)
     query = "SELECT * FROM read_parquet(?)"
     with duckdb.connect() as database:
-        found = database.execute(query, [str(out)])
-        columns, rows = list(found.description), found.fetchall()
+        written = database.execute(query, [str(out)])
+        columns, rows = list(written.description), written.fetchall()
         assert rows == database.execute(query, [str(small)]).fetchall()
         assert columns == list(database.description)
 
 
 @pytest.fixture(name="folder")
 def fixture_folder(tmp_path: Path) -> Path:
-    """A folder with a file for each station, in other formats and subfolders, and notes that are no observations."""
+    """Return a folder with a file per station in several formats and subfolders, and metadata of other tools."""
     folder = tmp_path / "observations"
     (folder / "a" / "deep").mkdir(parents=True)
     (folder / ".hidden").mkdir()
@@ -280,24 +282,24 @@ def fixture_folder(tmp_path: Path) -> Path:
 
 
 def _of_files(records: Records) -> bytes:
-    """Records in the order of the folder's files: by their paths."""
+    """Return records as CSV in the order of the folder's files: by path."""
     order = [2, 3, 4, 5, 6, 7, 8, 1, 0]
     return as_csv([row for i in order for row in records if row["Location"] == STATIONS[i]])
 
 
 @UNKNOWN_STATION
-@pytest.mark.parametrize("given", ["", "/"])
+@pytest.mark.parametrize("end", ["", "/"])
 def test_the_files_of_a_folder_are_one_table(
-    given: str, folder: Path, contextual: model.Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    end: str, folder: Path, contextual: model.Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(model, "load", lambda _: contextual)
     out = tmp_path / "out.csv"
-    predict(f"{folder}{given}", "-o", out)
+    predict(f"{folder}{end}", "-o", out)
     together = reading.read(io.BytesIO(_of_files(RECORDS)))
     assert out.read_bytes() == writing.render(forecast.forecast(contextual, together), "csv")
-    own = take(together, (together["Location"] == STATIONS[2]) & ~np.isnat(together["Date"]))
-    alone = writing.render(forecast.forecast(contextual, own), "csv").splitlines()[1:]
-    assert len(set(alone) & set(out.read_bytes().splitlines())) < len(alone) / 4
+    station = take(together, (together["Location"] == STATIONS[2]) & ~np.isnat(together["Date"]))
+    without_neighbours = writing.render(forecast.forecast(contextual, station), "csv").splitlines()[1:]
+    assert len(set(without_neighbours) & set(out.read_bytes().splitlines())) < len(without_neighbours) / 4
 
 
 @UNKNOWN_STATION
@@ -311,24 +313,24 @@ def test_the_files_of_a_folder_are_one_table(
         ("a/*/0", (0,)),
     ],
 )
-def test_a_pattern_means_the_files_that_match(
+def test_a_pattern_selects_the_files_that_match(
     pattern: str, stations: tuple[int, ...], folder: Path, trained: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "out.csv"
     predict(folder / pattern, "-o", out, "--model", trained)
-    found = csv.DictReader(out.read_text().splitlines())
+    forecasts = csv.DictReader(out.read_text().splitlines())
     expected = [row["Location"] for i in stations for row in RECORDS if row["Location"] == STATIONS[i]]
-    assert [row["Location"] for row in found] == expected
+    assert [row["Location"] for row in forecasts] == expected
 
 
-def test_a_file_whose_name_looks_like_a_pattern_is_a_file(tmp_path: Path, trained: Path) -> None:
+def test_a_file_named_like_a_pattern_is_a_file(tmp_path: Path, trained: Path) -> None:
     (tmp_path / "[4].csv").write_bytes(as_csv(made_up(5)[:3]))
     (tmp_path / "4.csv").write_bytes(b"no observations")
     predict(tmp_path / "[4].csv", "-o", tmp_path / "out.csv", "--model", trained)
     assert len((tmp_path / "out.csv").read_text().splitlines()) == 4
 
 
-def test_files_may_have_different_columns_and_what_is_unknown_is_said_once(
+def test_files_may_have_different_columns_and_each_unknown_one_is_reported_once(
     tmp_path: Path, trained: Path, command: Command
 ) -> None:
     folder = tmp_path / "in"
@@ -336,21 +338,21 @@ def test_files_may_have_different_columns_and_what_is_unknown_is_said_once(
     (folder / "1.csv").write_text("Location,Rainfall,Mood\nPerth,5,good\nAtlantis,1,bad\n")
     (folder / "2.csv").write_text("Humidity3pm,Date,Location\n90,2017-01-01,Perth\n")
     (folder / "3.csv").write_text("Location,MaxTemp,RainTomorrow,Mood\nAtlantis,30,No,good\n")
-    whole = (
+    together = (
         "Location,Rainfall,Humidity3pm,Date,MaxTemp\nPerth,5,,,\nAtlantis,1,,,\nPerth,,90,2017-01-01,\nAtlantis,,,,30\n"
     )
-    answer = command("prediction.py", folder, "--format", "csv", "--model", trained)
-    assert answer.returncode == 0, answer.stderr.decode()
-    assert answer.stdout == command("prediction.py", "-", "--model", trained, stdin=whole.encode()).stdout
-    said = answer.stderr.decode().splitlines()
-    assert [line.split(": ", 2)[2] for line in said] == [
+    completed = command("prediction.py", folder, "--format", "csv", "--model", trained)
+    assert completed.returncode == 0, completed.stderr.decode()
+    assert completed.stdout == command("prediction.py", "-", "--model", trained, stdin=together.encode()).stdout
+    warned = completed.stderr.decode().splitlines()
+    assert [line.split(": ", 2)[2] for line in warned] == [
         f"{folder}/1.csv: 1 unknown column(s) ignored: Mood",
         f"{folder}/3.csv: 1 unknown column(s) ignored: Mood",
         "1 unknown station(s), forecast without a place or neighbours: Atlantis",
     ]
 
 
-def test_unknown_stations_are_said_once_whatever_the_number_of_blocks(
+def test_unknown_stations_are_reported_once_for_all_blocks(
     tmp_path: Path, trained: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(reading, "SMALL_BYTES", 0)
@@ -365,13 +367,13 @@ def test_unknown_stations_are_said_once_whatever_the_number_of_blocks(
     }
 
 
-@pytest.mark.parametrize("given", ["", "*.csv", "**/*.parquet", "[x]"])
-def test_a_folder_or_pattern_without_files_is_refused(given: str, tmp_path: Path, trained: Path) -> None:
+@pytest.mark.parametrize("pattern", ["", "*.csv", "**/*.parquet", "[x]"])
+def test_a_folder_or_pattern_without_files_is_refused(pattern: str, tmp_path: Path, trained: Path) -> None:
     (tmp_path / "_SUCCESS").touch()
     (tmp_path / "empty").mkdir()
     with pytest.raises(ObservationError) as refused:
-        predict(tmp_path / given, "--model", trained)
-    assert str(refused.value) == f"{tmp_path / given}: there are no files"
+        predict(tmp_path / pattern, "--model", trained)
+    assert str(refused.value) == f"{tmp_path / pattern}: there are no files"
 
 
 HEADER = "Date,Location,Rainfall\n"
@@ -402,7 +404,7 @@ GOOD = HEADER + "2017-01-01,Perth,1\n2017-01-02,Perth,0\n2017-01-03,Perth,0\n"
         ("PAR1" + 50 * "x" + "PAR1", "not a readable Parquet file"),
     ],
 )
-def test_of_many_files_the_bad_one_is_named_and_its_row(bad: str, message: str, tmp_path: Path, trained: Path) -> None:
+def test_an_error_names_the_invalid_file_and_its_row(bad: str, message: str, tmp_path: Path, trained: Path) -> None:
     folder = tmp_path / "in"
     folder.mkdir()
     (folder / "1.csv").write_text(GOOD)
@@ -427,7 +429,7 @@ def test_a_station_day_in_two_files_names_both(tmp_path: Path, trained: Path) ->
     )
 
 
-def test_of_many_repeated_days_the_first_in_the_file_is_named_and_all_are_counted(
+def test_many_duplicates_are_reported_as_in_a_small_file(
     tmp_path: Path, trained: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "in.csv"
@@ -445,7 +447,7 @@ def test_of_many_repeated_days_the_first_in_the_file_is_named_and_all_are_counte
 @UNKNOWN_STATION
 @pytest.mark.usefixtures("streaming")
 @pytest.mark.parametrize("count", [1, 2, 3, 4, 5])
-def test_the_parts_together_are_the_whole(
+def test_the_shards_together_are_the_complete_table(
     count: int, contextual: model.Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(model, "load", lambda _: contextual)
@@ -456,20 +458,20 @@ def test_the_parts_together_are_the_whole(
     width = len(str(count - 1))
     names = [f"out-{index:0{width}}-of-{count}.csv" for index in range(count)] if count > 1 else ["out.csv"]
     assert sorted(file.name for file in tmp_path.iterdir()) == sorted(["in.csv", *names])
-    header, *whole = writing.render(forecast.forecast(contextual, reading.read(path)), "csv").decode().splitlines()
+    header, *complete = writing.render(forecast.forecast(contextual, reading.read(path)), "csv").decode().splitlines()
     parts = [(tmp_path / name).read_text().splitlines() for name in names]
     assert {part[0] for part in parts} == {header}
-    assert sorted(row for part in parts for row in part[1:]) == sorted(whole)
+    assert sorted(row for part in parts for row in part[1:]) == sorted(complete)
     for part in parts:
-        # Each row stands behind the one before it; two may be alike.
-        rest = iter(whole)
+        # The rows are a subsequence of the complete table; two may be equal.
+        rest = iter(complete)
         assert all(row in rest for row in part[1:])
-        assert len(part) - 1 > len(whole) / count / 2
+        assert len(part) - 1 > len(complete) / count / 2
     days = [{row.split(",")[0] for row in part[1:]} - {""} for part in parts]
     assert sum(map(len, days)) == len(set().union(*days))
 
 
-def test_parts_beyond_the_days_are_files_without_rows(tmp_path: Path, trained: Path) -> None:
+def test_shards_without_a_day_are_files_without_rows(tmp_path: Path, trained: Path) -> None:
     path = tmp_path / "in.csv"
     path.write_text(GOOD)
     rows = []
@@ -482,7 +484,7 @@ def test_parts_beyond_the_days_are_files_without_rows(tmp_path: Path, trained: P
     assert [row for part in rows for row in part] == [f"2017-01-0{day},Perth" for day in (1, 2, 3)]
 
 
-def test_an_empty_part_is_valid_in_every_format(tmp_path: Path, trained: Path) -> None:
+def test_an_empty_shard_is_valid_in_every_format(tmp_path: Path, trained: Path) -> None:
     path = tmp_path / "in.csv"
     path.write_text(GOOD)
     parts = {}
@@ -492,12 +494,12 @@ def test_an_empty_part_is_valid_in_every_format(tmp_path: Path, trained: Path) -
     assert json.loads(parts[".json"].read_bytes()) == []
     assert parts[".txt"].read_text().split() == ["Date", "Location", "rain", "tomorrow", "probability"]
     with duckdb.connect() as database:
-        found = database.execute("SELECT * FROM read_parquet(?)", [str(parts[".parquet"])])
-        assert tuple(name for name, *_ in found.description) == forecast.FORECAST_COLUMNS
-        assert not found.fetchall()
+        rows = database.execute("SELECT * FROM read_parquet(?)", [str(parts[".parquet"])])
+        assert tuple(name for name, *_ in rows.description) == forecast.FORECAST_COLUMNS
+        assert not rows.fetchall()
 
 
-def test_the_part_may_be_in_the_environment(tmp_path: Path, trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_shard_may_be_in_the_environment(tmp_path: Path, trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "in.csv"
     path.write_text(GOOD)
     monkeypatch.setenv("JOB_COMPLETION_INDEX", "2")
@@ -512,7 +514,7 @@ def test_the_part_may_be_in_the_environment(tmp_path: Path, trained: Path, monke
     "text", ["", "3/3", "0/0", "1/", "/2", "-1/2", "1/2/3", "0.5/2", "a/b", "2", "1 / 2", "٠/2", "9" * 12]
 )
 @pytest.mark.parametrize("place", ["flag", "environment"])
-def test_a_part_that_is_none_is_refused(
+def test_an_invalid_shard_is_refused(
     text: str, place: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.delenv("JOB_COMPLETION_INDEX", raising=False)
@@ -525,7 +527,7 @@ def test_a_part_that_is_none_is_refused(
 
 
 @pytest.mark.parametrize("index", ["", "3", "-1", "two"])
-def test_an_index_that_is_none_is_refused(
+def test_an_invalid_index_is_refused(
     index: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("JOB_COMPLETION_INDEX", index)

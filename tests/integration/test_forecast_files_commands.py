@@ -1,4 +1,4 @@
-"""Large files as a user meets them: bad ones, full disks, signals, standard input and the bar on a terminal."""
+"""`prediction.py` with large files: invalid files, full disks, signals, standard input and the progress bar."""
 
 from __future__ import annotations
 
@@ -27,33 +27,34 @@ from raincast.observations import reading
 from tests.conftest import ROOT, Command, small_disk
 from tests.integration.test_bad_input import BAD, HEADER, assert_refused, with_rows
 
-# More than what is read into memory.
+# More rows than are read into memory.
 ROWS = 40_000
-# What `prediction.py` runs, after something was put in its way.
+# Runs `prediction.py` after some preparation.
 DRIVER = """
 import os, signal, sys, tempfile, threading, time
 sys.path.insert(0, {root!r})
 import prediction
+from raincast import cli
 from raincast.batch import forecast_files, staging
-from raincast.forecasting import forecast
+from raincast.forecasting import writing
 from raincast.observations import reading
 {prepare}
 sys.argv = ["prediction.py", *sys.argv[1:]]
 sys.exit(cli.run(lambda: prediction.predict(prediction.arguments())))
 """
-# Write the first rows, say so, wait for the end.
+# Write the first block, report it, wait to be stopped.
 STOP_WHILE_WRITING = """
 reading.SMALL_BYTES, forecast_files.READ_BLOCK_ROWS = 0, 10
-block = writing.Text.block
-def slowly(text, table):
-    if text.begun:
+csv_lines, written = writing._csv_lines, []
+def slowly(forecasts):
+    if written:
         print("writing", flush=True)
         time.sleep(60)
-    text.begun = True
-    return block(text, table)
-forecast_files.Text.block = slowly
+    written.append(forecasts)
+    return csv_lines(forecasts)
+writing._csv_lines = slowly
 """
-# Interrupt duckdb while it works: in a query, of which one follows the other.
+# Interrupt duckdb during a query.
 STOP_WHILE_SORTING = """
 reading.SMALL_BYTES = 0
 def sort(staged):
@@ -62,12 +63,12 @@ def sort(staged):
         staged.database.execute("SELECT count(*) FROM range(30000000) WHERE hash(range) = 1").fetchall()
 staging.Staged.sort = sort
 """
-# A container whose every folder is read-only.
+# A container whose folders are all read-only.
 NOWHERE_TO_WRITE = 'tempfile.tempdir = "/nowhere/at/all"'
 
 
 def days(rows: int) -> str:
-    """This many good rows under the header of the bad files, of a few stations day by day."""
+    """Return this many valid rows for the header of the invalid files, of ten stations day by day."""
     names = ("Perth", "Sydney", "Darwin", "Hobart", "Cairns", "Cobar", "Moree", "Nuriootpa", "Sale", "Woomera")
     first = datetime.date(1950, 1, 1)
     return "".join(
@@ -81,26 +82,25 @@ GOOD = days(ROWS)
 
 @pytest.fixture(name="large", scope="module")
 def fixture_large(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A good CSV file that is too large to be read into memory."""
+    """Return the path of a valid CSV file that is too large to be read into memory."""
     path = tmp_path_factory.mktemp("large") / "large.csv"
     path.write_text(HEADER + GOOD)
     assert path.stat().st_size > reading.SMALL_BYTES
     return path
 
 
-def driven(prepare: str, *arguments: Any, **options: Any) -> subprocess.Popen[bytes]:
-    """`prediction.py` in a process of its own after some preparation."""
+def driven(prepare: str, *arguments: Any, env: dict[str, str] | None = None) -> subprocess.Popen[bytes]:
+    """Start a process with `prediction.py` after some preparation."""
     call = [sys.executable, "-c", DRIVER.format(root=str(ROOT), prepare=prepare), *map(str, arguments)]
-    pipes = {name: subprocess.PIPE for name in ("stdin", "stdout", "stderr")}
-    return subprocess.Popen(call, **(pipes | options))
+    return subprocess.Popen(call, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=env)
 
 
 def _larger(case: str) -> tuple[bytes, str]:
-    """A bad file with many good rows before what is bad, and the message that it should have."""
+    """Return an invalid file with many valid rows before the invalid part, and its message."""
     content, message = BAD[case]
     good = (HEADER + GOOD).encode()
     if content.startswith(HEADER.encode()):
-        message = re.sub(r"\b(row|line) (\d+)", lambda found: f"{found[1]} {int(found[2]) + ROWS}", message)
+        message = re.sub(r"\b(row|line) (\d+)", lambda match: f"{match[1]} {int(match[2]) + ROWS}", message)
         return (good if case != "only a header" else HEADER.encode() + b"\n" * 1_100_000) + content[
             len(HEADER) :
         ], message
@@ -139,7 +139,7 @@ def test_a_large_bad_file_is_refused_with_the_reason_and_row_of_a_small_one(
     assert (stdout, out.exists()) == ("", False)
 
 
-def test_a_large_file_is_refused_as_a_process_too(command: Command, tmp_path: Path, trained: Path) -> None:
+def test_a_large_invalid_file_is_refused_by_the_command(command: Command, tmp_path: Path, trained: Path) -> None:
     content, message = _larger("150 % humidity")
     bad, out = tmp_path / "bad.csv", tmp_path / "out.csv"
     bad.write_bytes(content)
@@ -149,7 +149,7 @@ def test_a_large_file_is_refused_as_a_process_too(command: Command, tmp_path: Pa
 
 
 @pytest.mark.parametrize("end", [b"", b"\n", b"\n2017-01-01,Albury,0,45,N\n"])
-def test_a_very_long_last_line_is_never_left_out(
+def test_a_very_long_last_line_is_refused(
     end: bytes, tmp_path: Path, trained: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     bad = tmp_path / "bad.csv"
@@ -159,27 +159,27 @@ def test_a_very_long_last_line_is_never_left_out(
         file.write(end)
     monkeypatch.setattr(sys, "argv", ["prediction.py", str(bad), "--model", str(trained)])
     assert cli.run(lambda: prediction.predict(prediction.arguments())) == 2
-    assert capfd.readouterr().err == (f"prediction.py: {bad}: line 12 is longer than 65536 bytes, no observation is\n")
+    assert capfd.readouterr().err == (
+        f"prediction.py: {bad}: line 12 is longer than 65536 bytes, the limit of a line\n"
+    )
 
 
-def test_what_is_no_file_is_refused(command: Command, tmp_path: Path, trained: Path, large: Path) -> None:
+def test_a_path_that_is_not_a_file_is_refused(command: Command, tmp_path: Path, trained: Path, large: Path) -> None:
     inside = large / "x.csv"
-    answer = command("prediction.py", inside, "--shard", "0/2", "--model", trained)
-    assert_refused(answer, f"^prediction.py: {inside}: cannot be read: Not a directory")
+    completed = command("prediction.py", inside, "--shard", "0/2", "--model", trained)
+    assert_refused(completed, f"^prediction.py: {inside}: cannot be read: Not a directory")
     (tmp_path / "round").symlink_to(tmp_path / "round")
-    answer = command("prediction.py", tmp_path / "round", "--shard", "0/2", "--model", trained)
-    assert_refused(answer, f"^prediction.py: {tmp_path}/round: cannot be read: Too many levels of symbolic links")
+    completed = command("prediction.py", tmp_path / "round", "--shard", "0/2", "--model", trained)
+    assert_refused(completed, f"^prediction.py: {tmp_path}/round: cannot be read: Too many levels of symbolic links")
 
 
-def test_an_output_that_cannot_be_is_refused_before_the_work(
-    command: Command, tmp_path: Path, trained: Path, large: Path
-) -> None:
+def test_an_impossible_output_is_refused(command: Command, tmp_path: Path, trained: Path, large: Path) -> None:
     folder = tmp_path / "folder.csv"
     folder.mkdir()
-    answer = command("prediction.py", large, "-o", folder, "--model", trained)
-    assert_refused(answer, f"^prediction.py: {folder}: is a folder, not a file to write to")
-    answer = command("prediction.py", large, "-o", large / "out.csv", "--model", trained)
-    assert_refused(answer, f"^prediction.py: {large}/out.csv: there is no such folder")
+    completed = command("prediction.py", large, "-o", folder, "--model", trained)
+    assert_refused(completed, f"^prediction.py: {folder}: is a folder, not a file")
+    completed = command("prediction.py", large, "-o", large / "out.csv", "--model", trained)
+    assert_refused(completed, f"^prediction.py: {large}/out.csv: there is no such folder")
 
 
 @pytest.mark.parametrize("suffix", ["csv", "parquet"])
@@ -189,9 +189,9 @@ def test_a_full_disk_leaves_the_old_output(
     with small_disk(tmp_path / "disk", "64k") as disk:
         out = disk / f"out.{suffix}"
         out.write_text("old")
-        answer = command("prediction.py", large, "-o", out, "--model", trained)
-        assert answer.stderr.decode() == f"prediction.py: {out}: No space left on device\n"
-        assert answer.returncode == 1
+        completed = command("prediction.py", large, "-o", out, "--model", trained)
+        assert completed.stderr.decode() == f"prediction.py: {out}: No space left on device\n"
+        assert completed.returncode == 1
         assert [(file.name, file.read_text()) for file in disk.iterdir()] == [(out.name, "old")]
 
 
@@ -199,10 +199,10 @@ def test_a_full_disk_leaves_the_old_output(
     ("kind", "size"),
     [("csv", "64k"), ("csv", "1m"), ("parquet", "1m"), ("jsonl", "1m"), ("stdin", "64k"), ("stdin", "3m")],
 )
-def test_a_full_folder_for_temporary_files_is_said(
+def test_a_full_temporary_folder_is_reported(
     kind: str, size: str, command: Command, tmp_path: Path, trained: Path
 ) -> None:
-    # Numbers that differ, so that they take room.
+    # Distinct numbers, which do not compress.
     pairs = np.random.default_rng(1).uniform(0, 50, (60_000, 2)).tolist()
     path, out = tmp_path / "in", tmp_path / "out.csv"
     path.write_text("Location,Rainfall,MaxTemp\n" + "".join(f"Perth,{a},{b}\n" for a, b in pairs))
@@ -212,21 +212,19 @@ def test_a_full_folder_for_temporary_files_is_said(
     elif kind == "jsonl":
         path.write_text("".join(f'{{"Location":"Perth","Rainfall":{a},"MaxTemp":{b}}}\n' for a, b in pairs))
     out.write_text("old")
-    given = ("-", "-o", out) if kind == "stdin" else (path, "-o", out)
+    arguments = ("-", "-o", out) if kind == "stdin" else (path, "-o", out)
     with small_disk(tmp_path / "disk", size) as disk:
         stdin = path.read_bytes() if kind == "stdin" else None
-        answer = command("prediction.py", *given, "--model", trained, stdin=stdin, TMPDIR=str(disk))
-        assert answer.returncode == 1, answer.stderr.decode()
-        assert answer.stderr.count(b"\n") == 1, answer.stderr.decode()
-        assert re.match(f"prediction.py: .*({disk}|TMPDIR)", answer.stderr.decode()), answer.stderr.decode()
+        completed = command("prediction.py", *arguments, "--model", trained, stdin=stdin, TMPDIR=str(disk))
+        assert completed.returncode == 1, completed.stderr.decode()
+        assert completed.stderr.count(b"\n") == 1, completed.stderr.decode()
+        assert re.match(f"prediction.py: .*({disk}|TMPDIR)", completed.stderr.decode()), completed.stderr.decode()
         assert not list(disk.glob("raincast-*"))
     assert out.read_text() == "old"
 
 
-@pytest.mark.parametrize("what", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
-def test_whoever_is_stopped_while_writing_leaves_the_old_output(
-    what: signal.Signals, tmp_path: Path, trained: Path
-) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_a_signal_while_writing_leaves_the_old_output(number: signal.Signals, tmp_path: Path, trained: Path) -> None:
     temporary, results = tmp_path / "tmp", tmp_path / "results"
     temporary.mkdir()
     results.mkdir()
@@ -238,16 +236,16 @@ def test_whoever_is_stopped_while_writing_leaves_the_old_output(
         assert process.stdout is not None and process.stderr is not None
         assert process.stdout.readline() == b"writing\n"
         assert len(list(results.iterdir())) == 2
-        process.send_signal(what)
+        process.send_signal(number)
         stderr = process.stderr.read()
     assert out.read_text() == "old"
     others = [file for file in results.iterdir() if file != out]
     assert all(file.name.startswith(".out.csv.") for file in others)
-    if what == signal.SIGKILL:
-        assert process.returncode == -what
+    if number == signal.SIGKILL:
+        assert process.returncode == -number
     else:
         interrupted = 130, b"prediction.py: interrupted\n"
-        assert (process.returncode, stderr) == (interrupted if what == signal.SIGINT else (143, b""))
+        assert (process.returncode, stderr) == (interrupted if number == signal.SIGINT else (143, b""))
         assert not others
         assert not list(temporary.glob("raincast-*"))
 
@@ -262,78 +260,78 @@ def test_ctrl_c_while_duckdb_works_is_an_interruption(tmp_path: Path, trained: P
 
 
 @pytest.mark.parametrize("packed", [False, True])
-def test_large_standard_input_is_forecast_as_the_file(
+def test_large_standard_input_is_forecast_like_the_file(
     packed: bool, command: Command, large: Path, trained: Path, tmp_path: Path
 ) -> None:
     content = large.read_bytes()
     sent = gzip.compress(content) if packed else content
     assert len(sent) > reading.SMALL_BYTES // (10 if packed else 1)
-    answer = command("prediction.py", "-", "--model", trained, stdin=sent, TMPDIR=str(tmp_path))
-    assert (answer.returncode, answer.stderr) == (0, b"")
-    lines = answer.stdout.decode().splitlines()
+    completed = command("prediction.py", "-", "--model", trained, stdin=sent, TMPDIR=str(tmp_path))
+    assert (completed.returncode, completed.stderr) == (0, b"")
+    lines = completed.stdout.decode().splitlines()
     assert len(lines) == ROWS + 1
     assert [line.split(",")[:2] for line in lines[1:]] == [line.split(",")[:2] for line in GOOD.splitlines()]
     assert not list(tmp_path.glob("raincast-*"))
     if not packed:
-        assert answer.stdout == command("prediction.py", large, "--format", "csv", "--model", trained).stdout
+        assert completed.stdout == command("prediction.py", large, "--format", "csv", "--model", trained).stdout
 
 
-def test_a_bad_row_of_large_standard_input_is_named(command: Command, trained: Path) -> None:
+def test_an_invalid_row_of_large_standard_input_is_named(command: Command, trained: Path) -> None:
     content, message = _larger("150 % humidity")
-    answer = command("prediction.py", "-", "--model", trained, stdin=content)
-    assert_refused(answer, f"^prediction.py: standard input: {message}")
+    completed = command("prediction.py", "-", "--model", trained, stdin=content)
+    assert_refused(completed, f"^prediction.py: standard input: {message}")
 
 
-@pytest.mark.parametrize("given", ["-", "/dev/stdin"])
-def test_a_part_of_small_standard_input_is_forecast(given: str, command: Command, trained: Path) -> None:
-    call = ("prediction.py", given, "--format", "csv", "--shard")
+@pytest.mark.parametrize("name", ["-", "/dev/stdin"])
+def test_a_shard_of_small_standard_input_is_forecast(name: str, command: Command, trained: Path) -> None:
+    call = ("prediction.py", name, "--format", "csv", "--shard")
     parts = [command(*call, f"{i}/2", "--model", trained, stdin=(HEADER + days(10)).encode()) for i in range(2)]
     assert [part.returncode for part in parts] == [0, 0], parts[0].stderr.decode()
     assert sum(len(part.stdout.splitlines()) - 1 for part in parts) == 10
 
 
-def test_small_standard_input_needs_no_folder_for_temporary_files(trained: Path) -> None:
+def test_small_standard_input_needs_no_temporary_folder(trained: Path) -> None:
     with driven(NOWHERE_TO_WRITE, "-", "--model", trained) as process:
         stdout, stderr = process.communicate((HEADER + days(10)).encode(), timeout=60)
     assert (process.returncode, stderr) == (0, b"")
     assert stdout.count(b"\n") == 11
 
 
-def test_a_large_input_without_a_folder_for_temporary_files_is_said(trained: Path, large: Path) -> None:
+def test_a_large_input_without_a_temporary_folder_is_reported(trained: Path, large: Path) -> None:
     with driven(NOWHERE_TO_WRITE, large, "--model", trained) as process:
         stdout, stderr = process.communicate(timeout=60)
     assert (process.returncode, stdout) == (1, b"")
     assert re.fullmatch("prediction.py: .*/nowhere/at/all.*: No such file or directory\n", stderr.decode())
 
 
-def test_a_terminal_has_a_bar_with_rows_per_second(large: Path, trained: Path, tmp_path: Path) -> None:
-    ours, its = pty.openpty()
-    termios.tcsetwinsize(its, (24, 200))
+def test_a_terminal_shows_a_progress_bar_with_rows_per_second(large: Path, trained: Path, tmp_path: Path) -> None:
+    controller, terminal = pty.openpty()
+    termios.tcsetwinsize(terminal, (24, 200))
     call = [sys.executable, ROOT / "prediction.py", large, "-o", tmp_path / "out.csv", "--model", trained]
     shown = io.BytesIO()
-    with subprocess.Popen(list(map(str, call)), stderr=its, stdout=subprocess.PIPE) as process:
-        os.close(its)
-        # Linux ends a terminal with an error.
+    with subprocess.Popen(list(map(str, call)), stderr=terminal, stdout=subprocess.PIPE) as process:
+        os.close(terminal)
+        # Linux reports the end of a terminal as an error.
         with contextlib.suppress(OSError):
-            while part := os.read(ours, 1000):
+            while part := os.read(controller, 1000):
                 shown.write(part)
-        os.close(ours)
+        os.close(controller)
     assert process.returncode == 0
     text = shown.getvalue().decode()
     for stage in (f"reading {large}", "sorting", "forecasting", "writing"):
         assert stage in text
     assert re.search(r"forecasting: +\d+%.*\d[kM]? ?rows?/s", text), text
-    assert text.split("\r")[-1].strip() == "", "the bar is wiped out at the end"
+    assert text.split("\r")[-1].strip() == "", "the bar remains at the end"
 
 
-def test_without_a_terminal_nothing_but_forecasts_is_written(command: Command, large: Path, trained: Path) -> None:
-    answer = command("prediction.py", large, "--model", trained)
-    assert (answer.returncode, answer.stderr) == (0, b"")
-    assert answer.stdout.count(b"\n") == ROWS + 1
+def test_without_a_terminal_only_forecasts_are_written(command: Command, large: Path, trained: Path) -> None:
+    completed = command("prediction.py", large, "--model", trained)
+    assert (completed.returncode, completed.stderr) == (0, b"")
+    assert completed.stdout.count(b"\n") == ROWS + 1
 
 
-def test_a_reader_that_goes_away_from_a_large_output_is_no_error_message(large: Path, trained: Path) -> None:
+def test_a_closed_pipe_of_a_large_output_gives_no_error_message(large: Path, trained: Path) -> None:
     call = f"'{sys.executable}' '{ROOT / 'prediction.py'}' '{large}' --model '{trained}' | head -n 1"
-    answer = subprocess.run(call, shell=True, capture_output=True, check=True)
-    assert answer.stdout.startswith(b"Date")
-    assert answer.stderr == b""
+    completed = subprocess.run(call, shell=True, capture_output=True, check=True)
+    assert completed.stdout.startswith(b"Date")
+    assert completed.stderr == b""

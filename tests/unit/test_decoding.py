@@ -162,7 +162,7 @@ def _assert_both_ways_agree(body: bytes) -> None:
 )
 def test_a_name_that_stands_twice_is_refused(text: str) -> None:
     error = refusal(lambda: decoding.decode(b'{"observations": [' + text.encode() + b"]}"))
-    assert "stands there more than once" in str(error)
+    assert "duplicate column" in str(error)
 
 
 @pytest.mark.parametrize("sent", [{}, {"Date": "2017-06-01"}, {"RainTomorrow": "Yes", "RISK_MM": 3}])

@@ -20,7 +20,7 @@ PLAIN = hashlib.sha256(CONTENT).hexdigest()
 
 @pytest.fixture(name="packed")
 def fixture_packed(tmp_path: Path) -> Path:
-    """A gzipped file."""
+    """Return the path of a gzipped file."""
     path = tmp_path / "data.csv.gz"
     path.write_bytes(gzip.compress(CONTENT))
     return path
@@ -28,7 +28,7 @@ def fixture_packed(tmp_path: Path) -> Path:
 
 @pytest.fixture(name="url")
 def fixture_url(packed: Path) -> Iterator[str]:
-    """A web server on loopback with the gzipped file."""
+    """Yield the URL of the gzipped file on a web server on loopback."""
 
     class Files(http.server.SimpleHTTPRequestHandler):
         """Serves the folder of the fixture, silently."""
@@ -45,7 +45,7 @@ def fixture_url(packed: Path) -> Iterator[str]:
             self.end_headers()
             self.wfile.write(CONTENT)
 
-        def log_message(self, *_args: object) -> None:  # type: ignore[override]  # pylint: disable=arguments-differ
+        def log_message(self, *_args: object) -> None:  # pylint: disable=arguments-differ
             pass
 
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Files) as server:
@@ -56,13 +56,13 @@ def fixture_url(packed: Path) -> Iterator[str]:
         thread.join()
 
 
-def test_the_hash_is_that_of_the_content_however_it_is_packed(packed: Path, tmp_path: Path) -> None:
+def test_the_hash_is_that_of_the_unpacked_content(packed: Path, tmp_path: Path) -> None:
     plain = tmp_path / "data.csv"
     plain.write_bytes(CONTENT)
     assert download.verified_sha256("x", packed, None) == download.verified_sha256("x", plain, None) == PLAIN
 
 
-def test_either_hash_may_be_expected(packed: Path) -> None:
+def test_the_hash_of_the_file_or_of_its_content_may_be_expected(packed: Path) -> None:
     of_file = hashlib.sha256(packed.read_bytes()).hexdigest()
     assert of_file != PLAIN
     assert download.verified_sha256("x", packed, of_file) == PLAIN
@@ -70,7 +70,7 @@ def test_either_hash_may_be_expected(packed: Path) -> None:
 
 
 def test_another_hash_is_refused(packed: Path) -> None:
-    with pytest.raises(ObservationError, match=f"data: its SHA-256 is .*unpacked {PLAIN}.*, expected was abc"):
+    with pytest.raises(ObservationError, match=f"data: its SHA-256 is .*unpacked {PLAIN}.*, expected abc"):
         download.verified_sha256("data", packed, "abc")
 
 
@@ -80,7 +80,7 @@ def test_a_url_is_downloaded_and_the_copy_removed(url: str) -> None:
     assert not path.exists()
 
 
-def test_a_url_that_is_not_there_is_refused(url: str) -> None:
+def test_an_absent_url_is_refused(url: str) -> None:
     with (
         pytest.raises(ObservationError, match="nowhere: cannot be downloaded: 404"),
         download.local_copy(url + "/nowhere"),
@@ -88,7 +88,7 @@ def test_a_url_that_is_not_there_is_refused(url: str) -> None:
         pass
 
 
-def test_a_server_that_is_not_there_is_refused() -> None:
+def test_an_absent_server_is_refused() -> None:
     with (
         pytest.raises(ObservationError, match="cannot be downloaded: .*refused"),
         download.local_copy("http://127.0.0.1:9/x"),
@@ -103,13 +103,13 @@ def test_a_download_that_ends_early_is_refused(url: str) -> None:
 
 
 @pytest.mark.parametrize("bad", ["ftp://example.org/x.csv", "s3://bucket/x.csv"])
-def test_other_schemes_are_named_as_such(bad: str) -> None:
+def test_other_schemes_are_refused(bad: str) -> None:
     with pytest.raises(ObservationError, match=f"{bad}: neither a path nor an http"), download.local_copy(bad):
         pass
 
 
 @pytest.mark.parametrize("bad", ["http://[", "http://exa mple/x", "http://127.0.0.1:x/y"])
-def test_a_url_that_is_none_is_refused(bad: str) -> None:
+def test_an_invalid_url_is_refused(bad: str) -> None:
     with pytest.raises(ObservationError, match="cannot be downloaded"), download.local_copy(bad):
         pass
 

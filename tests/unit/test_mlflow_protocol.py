@@ -183,7 +183,7 @@ COLUMNS = "inputs needs lists of the same length, one for each column"
         ),
         (
             {"dataframe_split": {"columns": ["Location", "Rainfall", "Rainfall"], "data": [["Sydney", 1, 2]]}},
-            "the column Rainfall stands there more than once",
+            "duplicate column Rainfall",
         ),
         ({"dataframe_split": {"columns": ["Rainfall"], "data": [[1]]}}, "there is no column Location"),
         (

@@ -1,4 +1,4 @@
-"""Which part of the work is whose."""
+"""Shards: parsing, the share of the days, and the names of output files."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ LARGE = 10**9
         ("999999998/999999999", Shard(999_999_998, 999_999_999)),
     ],
 )
-def test_part_and_count_are_parsed_and_the_environment_does_not_matter(text: str, expected: Shard) -> None:
+def test_part_and_count_are_parsed_whatever_the_environment(text: str, expected: Shard) -> None:
     assert Shard.parse(text, {}) == expected
     assert Shard.parse(text, {INDEX: "1"}) == expected
 
 
 @pytest.mark.parametrize("index", [0, 1, 4])
-def test_kubernetes_says_which_part_where_only_the_count_is_given(index: int) -> None:
+def test_a_count_takes_the_part_from_the_environment(index: int) -> None:
     assert INDEX == "JOB_COMPLETION_INDEX"
     assert Shard.parse("5", {"JOB_COMPLETION_INDEX": str(index)}) == Shard(index, 5)
 
@@ -40,7 +40,7 @@ def test_kubernetes_says_which_part_where_only_the_count_is_given(index: int) ->
     "text",
     ["", "/", "1/", "/2", "a", "1/b", "-1/2", "1/-2", "1.0/2", " 1/2", "1/2 ", "1/2/3", "1\n", "0x1/2", "٣/٥", "1_0"],
 )
-def test_a_text_that_is_no_part_is_refused_and_the_form_is_said(text: str) -> None:
+def test_an_invalid_shard_is_refused_with_the_valid_form(text: str) -> None:
     with pytest.raises(ValueError, match=r"is not I/N, with I from 0 to N - 1, nor N with I in JOB_COMPLETION_INDEX"):
         Shard.parse(text, {INDEX: "0"})
 
@@ -55,13 +55,13 @@ def test_a_part_that_does_not_exist_is_refused(text: str) -> None:
 
 
 @pytest.mark.parametrize("environment", [{}, {INDEX: ""}, {INDEX: "-1"}, {INDEX: "one"}, {INDEX: "1 "}, {INDEX: "٣"}])
-def test_a_count_alone_needs_an_index_in_the_environment(environment: dict[str, str]) -> None:
-    with pytest.raises(ValueError, match="'5' does not say which part: there is no JOB_COMPLETION_INDEX"):
+def test_a_count_without_an_index_in_the_environment_is_refused(environment: dict[str, str]) -> None:
+    with pytest.raises(ValueError, match="'5' lacks the part I: pass I/N or set JOB_COMPLETION_INDEX"):
         Shard.parse("5", environment)
 
 
 @given(st.integers(0, LARGE), st.integers(1, 300))
-def test_the_parts_cover_everything_exactly_once_in_order_and_fairly(total: int, count: int) -> None:
+def test_the_parts_are_disjoint_complete_ordered_and_even(total: int, count: int) -> None:
     shares = [Shard(index, count).share(total) for index in range(count)]
     assert shares[0][0] == 0
     assert shares[-1][1] == total
@@ -72,7 +72,7 @@ def test_the_parts_cover_everything_exactly_once_in_order_and_fairly(total: int,
 
 
 @given(st.integers(0, LARGE))
-def test_the_whole_is_everything(total: int) -> None:
+def test_the_only_part_is_everything(total: int) -> None:
     assert shards.WHOLE.share(total) == (0, total)
 
 
@@ -86,7 +86,7 @@ def test_the_whole_is_everything(total: int) -> None:
         (Shard(7, 1000), "out", "out-007-of-1000"),
     ],
 )
-def test_the_name_of_a_part_says_which_before_the_suffix(shard: Shard, path: str, expected: str) -> None:
+def test_the_name_of_a_part_has_its_index_before_the_suffix(shard: Shard, path: str, expected: str) -> None:
     assert shard.of(Path(path)) == Path(expected)
 
 

@@ -1,8 +1,9 @@
-"""Staging: duckdb reads and sorts, and every value and every message is the one that a small file has."""
+"""Staging: values and messages equal those of the reader of small files."""
 
 from __future__ import annotations
 
 import csv
+import datetime
 import gzip
 import io
 import json
@@ -14,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
@@ -28,7 +30,7 @@ from raincast.observations.table import Table
 NAMES = [column.name for column in COLUMNS]
 HEADER = "Date,Location,Rainfall,Humidity3pm,WindDir9am\n"
 GOOD = "2017-01-01,Albury,0.2,45,N\n2017-01-02,Albury,3,61,\n2017-01-03,Albury,NA,7e1,nnw\n"
-# Where duckdb and Python might read a number, a date or a word in two ways.
+# Texts that duckdb and Python might parse differently.
 ODD = (
     "", " ", "\t", "NA", "na", " NaN", "nan", "-nan", "null", "None", "N/A", "inf", "-inf", "Infinity", "1e999",
     "0", "-0", "0.1", "1", " 5 ", "\t5", "5\u00a0", "\u30005", "\x0b5", "5\x1c", "5\x85", "+5", "++5", "+-5",
@@ -49,13 +51,13 @@ TEXT = st.one_of(
     st.text("0123456789.eE+-_ ", max_size=6),
     st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=6),
 )
-# Most are good: of a table where all is odd, little would be left to compare.
+# Most values are valid: a table of invalid values would leave little to compare.
 CELL = {
     column.name: st.one_of(
         *[
             {
                 "number": st.floats(max(column.low, -1e6), min(column.high, 1e6)).map(repr),
-                "date": st.dates(np.datetime64("1900-01-01").item(), np.datetime64("2199-12-31").item()).map(str),
+                "date": st.dates(datetime.date(1900, 1, 1), datetime.date(2199, 12, 31)).map(str),
                 "direction": st.sampled_from(DIRECTIONS),
                 "yes_no": st.sampled_from(["Yes", "No"]),
                 "station": st.sampled_from(["Albury", "Perth", "Atlantis"]),
@@ -67,8 +69,8 @@ CELL = {
     for column in COLUMNS
 }
 ROWS = st.lists(st.tuples(*(CELL[name] for name in NAMES)), min_size=1, max_size=20)
-Found = Table | ObservationError
-# Each try makes a database, so there are few, of many rows each, and shrinking would take minutes.
+Result = Table | ObservationError
+# Each example makes a database: few examples of many rows, and no shrinking, which would take minutes.
 SOME = settings(
     deadline=None,
     phases=(Phase.explicit, Phase.reuse, Phase.generate),
@@ -78,7 +80,7 @@ SOME = settings(
 
 @contextmanager
 def staged_file(content: bytes) -> Iterator[tuple[Staged, Path]]:
-    """A file of this content, and an empty stage to take it in."""
+    """Yield an empty database for staging and the path of a file with this content."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "observations"
         path.write_bytes(content)
@@ -89,8 +91,8 @@ def staged_file(content: bytes) -> Iterator[tuple[Staged, Path]]:
             staged.close()
 
 
-def as_staged(content: bytes) -> Found:
-    """What the stage makes of a file, as a table in input order, or why it refuses it."""
+def as_staged(content: bytes) -> Result:
+    """Return the staged rows of a file as a table in input order, or the error."""
     with staged_file(content) as (staged, path):
         try:
             staged.add(path, "a file")
@@ -114,69 +116,71 @@ def as_staged(content: bytes) -> Found:
         return table
 
 
-def as_small(content: bytes) -> Found:
-    """What is made of the same file when it is small."""
+def as_small(content: bytes) -> Result:
+    """Return the table that the reader of small files gives, or the error."""
     try:
         return reading.read(io.BytesIO(content), name="a file")
     except ObservationError as error:
         return error
 
 
-def assert_alike(content: bytes) -> Found:
-    """The stage and the small file's reader refuse with the same message, or both have the same values."""
+def assert_alike(content: bytes) -> Result:
+    """Assert that staging and the reader of small files give the same values or the same message; return them."""
     small, staged = as_small(content), as_staged(content)
     if isinstance(small, ObservationError) and isinstance(next(iter(small.violations), None), Duplicate):
-        # Whether a day repeats is seen when it is forecast.
+        # Duplicates are refused when their day is forecast.
         assert not isinstance(staged, ObservationError)
         return staged
     if isinstance(small, ObservationError) or isinstance(staged, ObservationError):
         assert _message(staged) == _message(small)
         assert isinstance(small, ObservationError) and isinstance(staged, ObservationError)
-        assert [(p.row, p.column) for p in staged.violations] == [(p.row, p.column) for p in small.violations]
+        assert [(v.row, v.column) for v in staged.violations] == [(v.row, v.column) for v in small.violations]
         return small
     for column in COLUMNS:
         np.testing.assert_array_equal(staged[column.name], small[column.name], err_msg=column.name)
     return small
 
 
-def _message(found: Found) -> str:
-    # Python's reader of CSV leaves out the spaces before a text, duckdb's does not; nor can it hold half a character.
-    return re.sub(": ' +", ": '", re.sub(r"\\u\w{4}", "?", str(found))) if isinstance(found, Exception) else "accepted"
+def _message(result: Result) -> str:
+    if not isinstance(result, Exception):
+        return "accepted"
+    # duckdb keeps the spaces before a text, which Python's CSV reader drops, and cannot store lone surrogates.
+    return re.sub(": ' +", ": '", re.sub(r"\\u\w{4}", "?", str(result)))
 
 
 def as_csv(rows: Sequence[Sequence[str]]) -> bytes:
-    """Rows under the header as Python writes them."""
+    """Return rows as CSV with a header."""
     text = io.StringIO()
     csv.writer(text).writerows([NAMES, *rows])
     return text.getvalue().encode()
 
 
 def as_json_lines(rows: Sequence[Sequence[str]]) -> bytes:
-    """Rows as one JSON object a line."""
+    """Return rows as JSON Lines."""
     return "".join(json.dumps(dict(zip(NAMES, row, strict=True))) + "\n" for row in rows).encode()
 
 
 def repaired(rows: Sequence[Sequence[str]], error: ObservationError) -> list[list[str]]:
-    """The same rows with a good value in each place that was refused."""
-    good = {"Location": "Perth"}
+    """Return the rows with a valid value in place of each violation."""
+    valid = {"Location": "Perth"}
     result = [list(row) for row in rows]
-    for problem in error.violations:
-        result[problem.row - 1][NAMES.index(problem.column)] = good.get(problem.column, "")
+    for violation in error.violations:
+        result[violation.row - 1][NAMES.index(violation.column)] = valid.get(violation.column, "")
     return result
 
 
 @pytest.mark.parametrize("write", [as_csv, as_json_lines])
 @given(rows=ROWS)
 @settings(SOME, max_examples=12)
-def test_any_text_has_the_value_or_the_message_it_has_in_a_small_file(write: Any, rows: list[tuple[str, ...]]) -> None:
-    found = assert_alike(write(rows))
-    if isinstance(found, ObservationError):
-        assert not isinstance(assert_alike(write(repaired(rows, found))), ObservationError)
+def test_any_text_is_parsed_as_in_a_small_file(write: Any, rows: list[tuple[str, ...]]) -> None:
+    result = assert_alike(write(rows))
+    if isinstance(result, ObservationError):
+        assert not isinstance(assert_alike(write(repaired(rows, result))), ObservationError)
 
 
 @pytest.mark.parametrize("name", ["Date", "Location", "Rainfall", "Temp9am", "Pressure9am", "WindDir9am", "RainToday"])
 @pytest.mark.parametrize("write", [as_csv, as_json_lines])
-def test_every_odd_spelling_has_the_value_or_the_message_it_has_in_a_small_file(write: Any, name: str) -> None:
+def test_every_odd_spelling_is_parsed_as_in_a_small_file(write: Any, name: str) -> None:
     rows = []
     for i, text in enumerate(ODD):
         row = dict.fromkeys(NAMES, "") | {"Date": "", "Location": f"station {i}", name: text}
@@ -287,12 +291,12 @@ def test_irregular_csv_is_refused_as_in_a_small_file(case: str) -> None:
 
 @pytest.mark.filterwarnings("ignore:.*unknown column")
 @pytest.mark.parametrize("byte", [b"\0", b"\xe9"], ids=["a zero byte", "Latin-1"])
-def test_a_bad_byte_is_refused_in_a_column_that_nobody_reads_too(byte: bytes) -> None:
+def test_an_invalid_byte_is_refused_in_an_unknown_column_too(byte: bytes) -> None:
     rows = GOOD.replace("\n", ",sunny\n").encode().replace(b"sunny", b"sun" + byte, 1)
     assert isinstance(assert_alike(HEADER.replace("\n", ",Remark\n").encode() + rows), ObservationError)
 
 
-def test_a_packed_file_with_a_wrong_checksum_is_refused() -> None:
+def test_a_gzip_file_with_a_wrong_checksum_is_refused() -> None:
     content = bytearray(gzip.compress((HEADER + GOOD).encode()))
     content[-8] ^= 1
     assert isinstance(assert_alike(bytes(content)), ObservationError)
@@ -301,6 +305,19 @@ def test_a_packed_file_with_a_wrong_checksum_is_refused() -> None:
 @pytest.mark.parametrize("ends", [b"", b"\0" * 512, b"something else"])
 def test_a_gzip_file_of_several_members_is_read_or_refused_as_a_small_one(ends: bytes) -> None:
     assert_alike(gzip.compress(HEADER.encode()) + gzip.compress(GOOD.encode()) + ends)
+
+
+def test_a_parquet_file_with_damaged_data_is_refused() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "in.parquet"
+        duckdb.sql(
+            f"COPY (SELECT 'Perth' AS Location, random() AS Rainfall FROM range(50000)) TO '{path}' (FORMAT parquet)"
+        )
+        content = bytearray(path.read_bytes())
+    content[1000:100_000] = bytes(99_000)
+    error = as_staged(bytes(content))
+    assert isinstance(error, ObservationError)
+    assert str(error).startswith("a file: not a readable Parquet file: ")
 
 
 @pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
@@ -332,14 +349,14 @@ def test_a_text_that_only_json_can_hold_is_read_or_refused_as_in_a_small_file(co
 
 
 @pytest.mark.parametrize("line", ["2017-01-01,Albury,{},45,N\n", "2017-01-01,Albury,1,45,N,{}\n"])
-def test_of_very_many_problems_the_first_are_shown_and_all_are_counted(line: str) -> None:
+def test_many_violations_are_counted_and_the_first_are_kept(line: str) -> None:
     content = HEADER + "".join(line.format(1000 + i) for i in range(3 * VIOLATIONS_KEPT))
-    found = assert_alike(content.encode())
-    assert isinstance(found, ObservationError)
-    assert found.count == 3 * VIOLATIONS_KEPT
+    error = assert_alike(content.encode())
+    assert isinstance(error, ObservationError)
+    assert error.count == 3 * VIOLATIONS_KEPT
 
 
-def test_rows_are_sorted_by_day_those_without_one_last_in_input_order() -> None:
+def test_rows_are_sorted_by_day_undated_rows_last_in_input_order() -> None:
     days = ["2017-01-03", "", "2017-01-01", "NA", "2017-01-03", "2017-01-02"]
     content = HEADER + "".join(f"{day},s{i},1,,\n" for i, day in enumerate(days))
     with staged_file(content.encode()) as (staged, path):
@@ -349,7 +366,7 @@ def test_rows_are_sorted_by_day_those_without_one_last_in_input_order() -> None:
     assert [number for (number,) in numbers] == [2, 5, 0, 4, 1, 3]
 
 
-def test_a_rows_place_is_its_file_and_its_row_in_it(tmp_path: Path) -> None:
+def test_the_place_of_a_row_is_its_file_and_its_row_number(tmp_path: Path) -> None:
     staged = Staged(tmp_path)
     for name in ("one", "two"):
         (tmp_path / name).write_text(HEADER + GOOD)

@@ -1,4 +1,4 @@
-"""Where the stations are, against known distances and the file itself."""
+"""Positions and distances of the stations, compared with published distances and the file."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ ROWS = (
 
 
 def distance(one: str, other: str) -> float:
-    """Distance of two known stations in km."""
+    """Return the distance of two known stations in km."""
     places = stations.known()
     return float(places.distance_km[places.names.index(one), places.names.index(other)])
 
 
 def great_circle(latitude: np.ndarray, longitude: np.ndarray) -> np.ndarray:
-    """Haversine distance in km between each two places given in degrees."""
+    """Return the haversine distance in km between each pair of places given in degrees."""
     phi, lam = np.radians(latitude), np.radians(longitude)
     half = np.sin((phi[:, None] - phi) / 2) ** 2
     half += np.cos(phi[:, None]) * np.cos(phi) * np.sin((lam[:, None] - lam) / 2) ** 2
-    return 2 * 6371.0 * np.arcsin(np.sqrt(half))
+    return np.asarray(2 * 6371.0 * np.arcsin(np.sqrt(half)))
 
 
 def test_there_are_49_different_stations_in_the_order_of_their_names() -> None:
@@ -75,13 +75,13 @@ def test_all_distances_are_within_2_percent_of_the_great_circle() -> None:
     np.testing.assert_allclose(places.distance_km, expected, rtol=0.02, atol=1e-9)
 
 
-def test_a_station_has_no_distance_from_itself_and_some_from_all_others() -> None:
+def test_only_the_distance_from_a_station_to_itself_is_zero() -> None:
     zero = stations.known().distance_km == 0
     np.testing.assert_array_equal(zero, np.eye(49, dtype=bool))
 
 
 @pytest.mark.parametrize("axis", ["east_km", "north_km"])
-def test_the_way_there_is_the_opposite_of_the_way_back(axis: str) -> None:
+def test_east_and_north_are_antisymmetric(axis: str) -> None:
     grid = getattr(stations.known(), axis)
     np.testing.assert_array_equal(grid, -grid.T)
 
@@ -95,7 +95,7 @@ def test_east_and_north_point_from_the_first_station_to_the_second() -> None:
     assert places.east_km[sydney, perth] < -3000
 
 
-def test_index_finds_each_known_station_at_its_place() -> None:
+def test_index_returns_the_position_of_each_known_station() -> None:
     places = stations.known()
     np.testing.assert_array_equal(places.index(np.array(places.names)), np.arange(49))
     np.testing.assert_array_equal(places.index(np.array(places.names[::-1])), np.arange(49)[::-1])
@@ -104,8 +104,8 @@ def test_index_finds_each_known_station_at_its_place() -> None:
 @pytest.mark.parametrize("name", ["", "AAA", "Atlantis", "Sydne", "Sydney ", "SydneyX", "sydney", "Zzz", "Wörgl"])
 def test_index_of_an_unknown_station_is_minus_1_among_known_ones(name: str) -> None:
     places = stations.known()
-    found = places.index(np.array(["Sydney", name, "Woomera"]))
-    np.testing.assert_array_equal(found, [places.names.index("Sydney"), -1, places.names.index("Woomera")])
+    indices = places.index(np.array(["Sydney", name, "Woomera"]))
+    np.testing.assert_array_equal(indices, [places.names.index("Sydney"), -1, places.names.index("Woomera")])
 
 
 def test_index_of_no_location_is_empty() -> None:
