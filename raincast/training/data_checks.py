@@ -39,7 +39,7 @@ def check(name: str, table: Table) -> None:
         cases = error.failure_cases
         first = cases.iloc[0]
         place = "" if pd.isna(first["index"]) else f" in row {int(first['index']) + 1} ({first['failure_case']})"
-        count = f"{len(cases)} violation{'s' if len(cases) > 1 else ''}"
+        count = f"{len(cases)} problem{'s' if len(cases) > 1 else ''}"
         message = f"{name}: {count}: {first['column']}: not {first['check']}{place}"
         raise ObservationError(message) from error
     try:
