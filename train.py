@@ -15,9 +15,9 @@ import sys
 from functools import partial
 from pathlib import Path
 
-# Libraries read these once, on import. A waiting OpenMP thread spins by default for so long that two fits at once on
-# two cores take many times as long as one after the other; shorter spinning costs a quiet machine nothing. Telemetry of
-# MLflow and onnxruntime is off.
+# Libraries read these on import. By default a waiting OpenMP thread spins so long that two fits at once on two cores
+# take many times as long as one after the other; a shorter spin does not slow a single fit. Telemetry of MLflow and
+# onnxruntime is off.
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
@@ -59,7 +59,7 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def train(given: argparse.Namespace) -> None:
-    """Read, check, fit, verify, export, save, log."""
+    """Read, check, fit, export, verify, save, log."""
     config = ModelConfig(iterations=given.iterations)
     bundle.check_target(given.out)
     name = download.without_secrets(given.data)
@@ -68,31 +68,31 @@ def train(given: argparse.Namespace) -> None:
         table = reading.read(path, name=name, target=True)
         data_checks.check(name, table)
     obs = table.pop(TARGET.name)
-    fitted_rows, verified_rows = splits.split(table, obs, config, given.verify_from)
-    with stage("making features"):
+    training_rows, verification_rows = splits.split(table, obs, config, given.verify_from)
+    with stage("computing features"):
         matrices = forms.form_matrices(table)
     with stage("choosing the threshold"):
-        threshold = fit.choose_threshold(table, matrices, obs, fitted_rows, config)
+        threshold = fit.choose_threshold(table, matrices, obs, training_rows, config)
     with stage(f"fitting {config.iterations} trees"):
-        fitted = fit.fit_trees(matrices, obs, fitted_rows, config)
+        fitted = fit.fit_trees(matrices, obs, training_rows, config)
     with stage("exporting"):
         graphs = onnx_export.export(fitted, matrices)
     with stage("verifying"):
         session = model.session(graphs[model.GRAPH])
-        fcsts = {form: model.run(session, matrix[verified_rows]) for form, matrix in matrices.items()}
-        results = evaluation.verify(table, obs, (fitted_rows, verified_rows), fcsts, threshold)
-        importance = evaluation.permutation_importance(partial(model.run, session), table, obs, verified_rows)
+        fcsts = {form: model.run(session, matrix[verification_rows]) for form, matrix in matrices.items()}
+        results = evaluation.verify(table, obs, (training_rows, verification_rows), fcsts, threshold)
+        importance = evaluation.permutation_importance(partial(model.run, session), table, obs, verification_rows)
     print(model_card.as_text(model_card.score_table(results)))
     with stage(f"saving {given.out}"):
         pipeline = sklearn_pipeline.pipeline(fitted)
-        description = bundle.provenance(config, table, fitted_rows, name, data_sha256)
+        description = bundle.provenance(config, table, training_rows, name, data_sha256)
         description |= {"threshold": threshold, "verification": results, "importance": importance}
         description |= {"parity": sklearn_pipeline.parity(fitted)}
         bundle.save(
             given.out,
             description,
             graphs | {model.PIPELINE: sklearn_pipeline.dumped(pipeline)},
-            partial(model_card.write, fcsts=fcsts, obs=obs[verified_rows]),
+            partial(model_card.write, fcsts=fcsts, obs=obs[verification_rows]),
         )
     if not given.no_tracking:
         from raincast.lifecycle import tracking  # pylint: disable=import-outside-toplevel

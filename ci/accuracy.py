@@ -1,12 +1,13 @@
-"""The accuracy gate: compare the new model, the challenger, with the champion, the model of the image `latest`.
+"""Accuracy gate: compare the challenger, the new model, with the champion, the model of the image `latest`.
 
     python -m ci.accuracy --champion champion
 
-`--champion` is the application of the champion's image: prediction.py, raincast/, data/stations.csv and model/. Each
-model forecasts the record, without the outcomes, with its own prediction.py, so that a champion of older code can be
-compared as well. Without that folder there is no champion yet, and only the minimum scores in tests/accuracy count.
+`--champion` is the application from the champion's image: prediction.py, raincast/, data/stations.csv and model/. Each
+model forecasts the record, without the outcomes, with its own prediction.py, so that a champion with older code can be
+compared as well. If that folder does not exist, there is no champion yet, and only the minimum scores in tests/accuracy
+count.
 
-Exit code: 0 not worse, or nothing to compare with; 1 worse, or a model that cannot forecast; 2 wrong call.
+Exit code: 0 if not worse or not comparable, 1 if worse or if a model fails to forecast, 2 for a wrong call.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ APPLICATION = ("prediction.py", "raincast", "data/stations.csv", "model/model.js
 
 @dataclass(frozen=True)
 class Application:
-    """A model with the code that serves it."""
+    """A model directory with the prediction.py that runs it."""
 
     role: str
     script: Path
@@ -48,13 +49,13 @@ class Application:
         return Contestant(model.describe(self.directory), self.forecast)
 
     def forecast(self, table: Table) -> NDArray[np.float64]:
-        """Return the probabilities of all rows of a table, which are each other's context. Raises ModelError."""
+        """Return the probability of rain for each row; the rows are each other's context. Raises ModelError."""
         with tempfile.TemporaryDirectory(prefix="raincast-") as name:
             observations, output = Path(name) / "observations.csv", Path(name) / "forecasts.csv"
             write(table, observations)
-            clean = {name: value for name, value in os.environ.items() if not name.startswith(("RAINCAST_", "PYTHON"))}
+            env = {name: value for name, value in os.environ.items() if not name.startswith(("RAINCAST_", "PYTHON"))}
             call = [sys.executable, self.script, observations, "-o", output, "--model", self.directory]
-            run = subprocess.run(list(map(str, call)), cwd=name, env=clean, capture_output=True, text=True, check=False)
+            run = subprocess.run(list(map(str, call)), cwd=name, env=env, capture_output=True, text=True, check=False)
             if run.returncode:
                 reason = run.stderr.strip().rpartition("\n")[2]
                 raise model.ModelError(
@@ -62,7 +63,7 @@ class Application:
                 )
             forecasts = pd.read_csv(output, keep_default_na=False, dtype={"Location": str})
         if forecasts["Location"].tolist() != table["Location"].tolist():
-            raise model.ModelError(f"the {self.role} does not forecast the rows it is given, in their order")
+            raise model.ModelError(f"the {self.role} returned forecasts for other rows or in another order")
         return forecasts["probability_of_rain"].to_numpy(np.float64)
 
 
@@ -70,26 +71,26 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     """Parse the command line; flags default to RAINCAST_* in the environment."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("--champion", type=Path, required=True, help="application of the champion, which need not exist yet")
-    add("--model", default=model.DIRECTORY, type=Path, help="directory of the challenger (default: model/)")
-    add("--data", default=record_setting(), help="record it was trained on (RAINCAST_DATA; default: bundled)")
+    add("--champion", type=Path, required=True, help="folder of the champion's application; may be missing")
+    add("--model", default=model.DIRECTORY, type=Path, help="model directory of the challenger (default: model/)")
+    add("--data", default=record_setting(), help="challenger's training data (RAINCAST_DATA; default: bundled)")
     return parser.parse_args(argv)
 
 
 def record_setting() -> str:
-    """Return the record that a training takes by default."""
+    """Return the path or URL of the record that a training reads by default."""
     return cli.setting("DATA", str(BUNDLED)) or ""
 
 
 def read_record(data: str, description: dict[str, Any]) -> Table:
-    """Return the record that a model was trained on, with the outcomes. Raises CallError if it is another one."""
+    """Read the record that a model was trained on, with the outcomes. Raises CallError if `data` is another record."""
     name = download.without_secrets(data)
     with download.local_copy(data) as path:
         sha256 = download.verified_sha256(name, path, None)
         if sha256 != description["data_sha256"]:
             raise cli.CallError(
                 f"{name}: the model was trained on other data, {description['data']} with the SHA-256"
-                f" {description['data_sha256'][:8]}...; set RAINCAST_DATA to it"
+                f" {description['data_sha256'][:8]}...; set RAINCAST_DATA to that record"
             )
         return reading.read(path, name=name, target=True)
 
@@ -104,7 +105,7 @@ def write(table: Table, path: Path) -> None:
 def show(verdict: Verdict) -> None:
     """Print the comparison of each form of the observations, and the verdict."""
     print(
-        f"verified on {verdict.rows:,} rows that neither was trained on; intervals resample {verdict.blocks}\n\n"
+        f"verified on {verdict.rows:,} rows that neither model was trained on; intervals from {verdict.blocks}\n\n"
         f"{'Brier score':17}     champion  challenger  difference  95 % interval       verdict"
     )
     for form, result in verdict.comparisons.items():
@@ -118,16 +119,16 @@ def judge(given: argparse.Namespace) -> None:
     if not given.champion.exists():
         print(f"{given.champion}: no champion yet: minimum scores only")
         return
-    lacking = [part for part in APPLICATION if not (given.champion / part).exists()]
-    if lacking:
-        raise cli.CallError(f"{given.champion}: not the application of an image: it lacks {', '.join(lacking)}")
+    missing = [part for part in APPLICATION if not (given.champion / part).exists()]
+    if missing:
+        raise cli.CallError(f"{given.champion}: not the application of an image: it lacks {', '.join(missing)}")
     folder = given.champion.resolve()
     champion = Application("champion", folder / "prediction.py", folder / "model").contestant()
     challenger = Application("challenger", ROOT / "prediction.py", given.model.resolve()).contestant()
     for role, contestant in (("champion", champion), ("challenger", challenger)):
-        known = contestant.description
-        period = " to ".join(known["period"]) if known["period"] else "without dates"
-        print(f"{role:12}  {known['version']}, trained on {known['rows']:,} rows of {known['data']}, {period}")
+        training = contestant.description
+        period = " to ".join(training["period"]) if training["period"] else "without dates"
+        print(f"{role:12}  {training['version']}, trained on {training['rows']:,} rows of {training['data']}, {period}")
     table = read_record(given.data, challenger.description)
     try:
         verdict = compare(champion, challenger, table)
@@ -136,9 +137,8 @@ def judge(given: argparse.Namespace) -> None:
         return
     show(verdict)
     if verdict.worse:
-        print(
-            f"\nFAILED: worse than the champion, beyond chance and a tolerance of {TOLERANCE}: {', '.join(verdict.worse)}"
-        )
+        forms = ", ".join(verdict.worse)
+        print(f"\nFAILED: worse than the champion, beyond chance and a tolerance of {TOLERANCE}: {forms}")
         sys.exit(cli.FAILED)
     print("\npassed: not worse than the champion")
 

@@ -1,7 +1,7 @@
-"""Forecast verification: scores, baselines and their uncertainty. Knows nothing of models.
+"""Forecast verification: scores, baselines and their uncertainty, independent of the models.
 
-`fcst` are probabilities in 0..1, `obs` what happened as 1.0 (rain day) or 0.0, both of shape (n,). Terms and formulas
-follow Wilks, Statistical Methods in the Atmospheric Sciences, 4th ed. (2019), chapter 9.
+`fcst` are probabilities in 0..1, `obs` the outcomes as 1.0 (rain day) or 0.0 (dry day), both of shape (n,). Terms and
+formulas follow Wilks, Statistical Methods in the Atmospheric Sciences, 4th ed. (2019), chapter 9.
 """
 
 from __future__ import annotations
@@ -17,30 +17,33 @@ Array = NDArray[np.float64]
 
 BINS = 10
 SMOOTHING = 20.0
-# Where rows have no dates, so many of a station that follow each other are resampled together: some weeks.
+# Consecutive rows of a station that form a block if rows have no dates: about a month, if rows are days.
 BOOTSTRAP_BLOCK_ROWS = 30
 SEASONS = ("DJF", "MAM", "JJA", "SON")
 
 
 def brier_score(fcst: Array, obs: Array) -> float:
-    """Mean squared error of the probability, 0 best (Brier 1950)."""
+    """Return the mean squared error of the probability, 0 best (Brier 1950)."""
     return float(np.mean((fcst - obs) ** 2))
 
 
 def brier_skill_score(fcst: Array, obs: Array, reference: Array) -> float:
-    """1 - BS / BS of a reference forecast: 1 perfect, 0 no better than the reference; NaN where that is perfect."""
-    worst = brier_score(reference, obs)
-    return 1 - brier_score(fcst, obs) / worst if worst > 0 else float("nan")
+    """Return 1 - BS / BS of a reference forecast: 1 perfect, 0 like the reference; NaN if the reference is perfect."""
+    of_reference = brier_score(reference, obs)
+    return 1 - brier_score(fcst, obs) / of_reference if of_reference > 0 else float("nan")
 
 
 def log_loss(fcst: Array, obs: Array) -> float:
-    """Mean of -ln of the probability given to what happened, in nats; probabilities clipped to 1e-15 from 0 and 1."""
-    given = np.clip(np.where(obs == 1, fcst, 1 - fcst), 1e-15, 1.0)
-    return float(-np.mean(np.log(given)))
+    """Return the mean of -ln of the probability of the outcome, in nats; probabilities below 1e-15 count as 1e-15."""
+    of_outcome = np.clip(np.where(obs == 1, fcst, 1 - fcst), 1e-15, 1.0)
+    return float(-np.mean(np.log(of_outcome)))
 
 
 def roc_auc(fcst: Array, obs: Array) -> float:
-    """Area under the ROC curve: the chance that a rain day has a higher probability than a dry one (Mann-Whitney)."""
+    """Return the area under the ROC curve; NaN if one outcome is missing.
+
+    It is the chance that a rain day has a higher probability than a dry day, ties counting half (Mann-Whitney).
+    """
     wet = float(np.sum(obs))
     dry = len(obs) - wet
     if not wet or not dry:
@@ -51,7 +54,7 @@ def roc_auc(fcst: Array, obs: Array) -> float:
 
 
 def roc_curve(fcst: Array, obs: Array) -> tuple[Array, Array]:
-    """False alarm rate and probability of detection at each threshold, from (0, 0) to (1, 1)."""
+    """Return the false alarm rate and the probability of detection at each threshold, from (0, 0) to (1, 1)."""
     order = np.argsort(-fcst, kind="stable")
     last = np.append(np.diff(fcst[order]) != 0, True)
     hits, alarms = np.cumsum(obs[order])[last], np.cumsum(1 - obs[order])[last]
@@ -60,7 +63,7 @@ def roc_curve(fcst: Array, obs: Array) -> tuple[Array, Array]:
 
 @dataclass(frozen=True)
 class ReliabilityBin:
-    """One bin of the reliability diagram: forecasts in it, their mean, and how often it rained."""
+    """One bin of the reliability diagram: count and mean of its forecasts, and the frequency of rain."""
 
     low: float
     high: float
@@ -70,7 +73,10 @@ class ReliabilityBin:
 
 
 def reliability(fcst: Array, obs: Array, bins: int = BINS) -> list[ReliabilityBin]:
-    """Reliability table over equal bins of probability; empty bins have NaN means (Murphy and Winkler 1977)."""
+    """Return the reliability table over equal bins of probability (Murphy and Winkler 1977).
+
+    Empty bins have NaN for mean and frequency.
+    """
     position = np.minimum((fcst * bins).astype(np.intp), bins - 1)
     count = np.bincount(position, minlength=bins)
     with np.errstate(invalid="ignore"):
@@ -83,14 +89,14 @@ def reliability(fcst: Array, obs: Array, bins: int = BINS) -> list[ReliabilityBi
 
 
 def expected_calibration_error(fcst: Array, obs: Array, bins: int = BINS) -> float:
-    """Mean distance of forecast and frequency over the reliability bins, weighted by their counts; 0 best."""
+    """Return the mean distance of forecast and frequency over the reliability bins, weighted by count; 0 best."""
     table = [row for row in reliability(fcst, obs, bins) if row.count]
     return float(sum(row.count * abs(row.mean_fcst - row.frequency) for row in table) / len(fcst))
 
 
 @dataclass(frozen=True)
 class Contingency:
-    """The 2x2 table of yes/no forecasts and what happened."""
+    """The 2x2 table of yes/no forecasts and outcomes."""
 
     hits: int
     false_alarms: int
@@ -99,7 +105,7 @@ class Contingency:
 
     @property
     def accuracy(self) -> float:
-        """Share of right forecasts."""
+        """Share of correct forecasts."""
         return _ratio(self.hits + self.correct_negatives, self.total)
 
     @property
@@ -114,7 +120,7 @@ class Contingency:
 
     @property
     def frequency_bias(self) -> float:
-        """Rain forecasts per rain day: 1 unbiased, above 1 rain is forecast too often."""
+        """Rain forecasts per rain day: 1 unbiased; above 1, rain is forecast too often."""
         return _ratio(self.hits + self.false_alarms, self.hits + self.misses)
 
     @property
@@ -128,12 +134,12 @@ class Contingency:
         return self.hits + self.false_alarms + self.misses + self.correct_negatives
 
 
-def _ratio(part: float, whole: float) -> float:
-    return part / whole if whole else float("nan")
+def _ratio(numerator: float, denominator: float) -> float:
+    return numerator / denominator if denominator else float("nan")
 
 
 def contingency(fcst: Array, obs: Array, threshold: float) -> Contingency:
-    """Yes/no forecasts by `fcst >= threshold` against what happened."""
+    """Count yes/no forecasts, `fcst >= threshold`, against the outcomes."""
     yes, wet = fcst >= threshold, obs == 1
     return Contingency(
         int(np.sum(yes & wet)), int(np.sum(yes & ~wet)), int(np.sum(~yes & wet)), int(np.sum(~yes & ~wet))
@@ -141,16 +147,16 @@ def contingency(fcst: Array, obs: Array, threshold: float) -> Contingency:
 
 
 def best_f1_threshold(fcst: Array, obs: Array) -> float:
-    """The probability from which on "rain" gives the highest F1."""
+    """Return the threshold with the highest F1, one of the forecasts."""
     order = np.argsort(-fcst, kind="stable")
     last = np.append(np.diff(fcst[order]) != 0, True)
-    hits, said = np.cumsum(obs[order])[last], np.flatnonzero(last) + 1
-    best = int(np.argmax(2 * hits / (said + np.sum(obs))))
+    hits, forecast_yes = np.cumsum(obs[order])[last], np.flatnonzero(last) + 1
+    best = int(np.argmax(2 * hits / (forecast_yes + np.sum(obs))))
     return float(fcst[order][last][best])
 
 
 def scores(fcst: Array, obs: Array, reference: Array, threshold: float) -> dict[str, float]:
-    """All scores of one set of forecasts, by name. `reference` is the forecast that skill is measured against."""
+    """Return all scores of one set of forecasts by name. Skill is measured against the forecast `reference`."""
     table = contingency(fcst, obs, threshold)
     return {
         "count": float(len(obs)),
@@ -169,10 +175,11 @@ def scores(fcst: Array, obs: Array, reference: Array, threshold: float) -> dict[
 
 @dataclass(frozen=True)
 class Climatology:
-    """Rain frequency by station and month of a training period, smoothed towards the station's own rate.
+    """Rain frequency by station and month of a training period.
 
-    A station-month counts as if `SMOOTHING` more days had rained as often as the station does, a station likewise
-    towards the rate of all. Rows without a date get the station's rate, unknown stations the rate of all.
+    Frequencies are smoothed with `SMOOTHING` pseudo-days: of a station-month towards the rate of the station, of a
+    station towards the rate of all stations. Rows without a date get the station's rate, unknown stations the rate of
+    all.
     """
 
     overall: float
@@ -181,7 +188,7 @@ class Climatology:
 
     @classmethod
     def fit(cls, locations: NDArray[np.str_], dates: NDArray[np.datetime64], obs: Array) -> Climatology:
-        """From the stations, dates and rain of a training period, each of shape (n,)."""
+        """Fit to the stations, dates and outcomes of a training period, each of shape (n,)."""
         overall = float(np.mean(obs))
         months = month(dates)
         station, station_month = {}, {}
@@ -193,7 +200,7 @@ class Climatology:
         return cls(overall, station, station_month)
 
     def forecast(self, locations: NDArray[np.str_], dates: NDArray[np.datetime64]) -> Array:
-        """Climatological probability of rain for each row, shape (n,)."""
+        """Return the climatological probability of rain for each row, shape (n,)."""
         rows = zip(locations.tolist(), month(dates).tolist(), strict=True)
         return np.array(
             [self.station_month.get((name, number), self.station.get(name, self.overall)) for name, number in rows]
@@ -205,12 +212,12 @@ def _smoothed(obs: Array, towards: float) -> float:
 
 
 def month(dates: NDArray[np.datetime64]) -> NDArray[np.int64]:
-    """Month of each date, 1..12; 0 for a missing date."""
+    """Return the month of each date, 1..12; 0 for a missing date."""
     return np.where(np.isnat(dates), 0, dates.astype("datetime64[M]").astype(np.int64) % 12 + 1)
 
 
 def season(dates: NDArray[np.datetime64]) -> NDArray[np.str_]:
-    """Season of each date as its months' initials, DJF the southern summer; "" for a missing date."""
+    """Return the season of each date as its months' initials, DJF being summer; "" for a missing date."""
     return np.where(np.isnat(dates), "", np.array(SEASONS)[month(dates) % 12 // 3])
 
 
@@ -218,9 +225,9 @@ def season(dates: NDArray[np.datetime64]) -> NDArray[np.str_]:
 class Persistence:
     """Tomorrow as today: each station's rain frequency after a wet and after a dry day of the training period.
 
-    As a probability rather than a bare yes or no, which the Brier score would punish for its certainty. Smoothed
-    towards the frequency of all stations after the same kind of day, which unknown stations get; after an unknown day
-    it is the overall frequency.
+    A probability, since the Brier score penalises the certainty of a plain yes or no. Frequencies are smoothed towards
+    that of all stations after the same kind of day, which unknown stations get. After an unknown day the forecast is
+    the overall frequency.
     """
 
     overall: float
@@ -229,7 +236,7 @@ class Persistence:
 
     @classmethod
     def fit(cls, locations: NDArray[np.str_], wet: Array, obs: Array) -> Persistence:
-        """From the stations, whether each day was wet (1.0, 0.0, NaN unknown) and whether it rained the day after."""
+        """Fit to stations, `wet` (1.0 rain day, 0.0 dry day, NaN unknown) and the outcomes, each of shape (n,)."""
         overall = float(np.mean(obs))
         after = {state: _smoothed(obs[wet == state], overall) for state in (True, False)}
         station_after = {
@@ -240,7 +247,7 @@ class Persistence:
         return cls(overall, after, station_after)
 
     def forecast(self, locations: NDArray[np.str_], wet: Array) -> Array:
-        """Probability of rain for each row, shape (n,)."""
+        """Return the probability of rain for each row, shape (n,)."""
         rows = zip(locations.tolist(), wet.tolist(), strict=True)
         return np.array(
             [
@@ -251,12 +258,12 @@ class Persistence:
 
 
 def weekly_blocks(dates: NDArray[np.datetime64]) -> NDArray[np.int64]:
-    """Number of the week of each date. Weather is alike within a week at all stations: resample weeks, not rows."""
+    """Return the number of each date's week. Weather within a week is correlated over all stations: resample weeks."""
     return dates.astype("datetime64[D]").astype(np.int64) // 7
 
 
 def consecutive_blocks(locations: NDArray[np.str_], rows: int = BOOTSTRAP_BLOCK_ROWS) -> NDArray[np.int64]:
-    """Number of the block of each row: `rows` rows of a station that follow each other, for rows in time order."""
+    """Return the number of each row's block: `rows` consecutive rows of a station. Rows must be in time order."""
     blocks = np.zeros(len(locations), np.int64)
     first = 0
     for name in np.unique(locations):
@@ -267,7 +274,7 @@ def consecutive_blocks(locations: NDArray[np.str_], rows: int = BOOTSTRAP_BLOCK_
 
 
 def block_bootstrap(blocks: NDArray[np.int64], repeats: int, seed: int) -> Iterator[NDArray[np.intp]]:
-    """Row indices of each resample: as many blocks as there are, drawn with replacement (Kunsch 1989)."""
+    """Yield the row indices of each resample: blocks drawn with replacement, as many as in the data (Kunsch 1989)."""
     generator = np.random.default_rng(seed)
     order = np.argsort(blocks, kind="stable")
     _, start, count = np.unique(blocks[order], return_index=True, return_counts=True)
@@ -281,9 +288,9 @@ def block_bootstrap(blocks: NDArray[np.int64], repeats: int, seed: int) -> Itera
 def confidence_interval(
     statistic: Callable[[NDArray[np.intp]], Any], blocks: NDArray[np.int64], repeats: int = 200, seed: int = 0
 ) -> NDArray[np.float64]:
-    """2.5 % and 97.5 % points of a statistic of row indices over blocks, shape (2, ...).
+    """Return the 2.5 % and 97.5 % quantiles of a statistic over resampled blocks, shape (2, ...).
 
-    Resamples for which the statistic does not exist (NaN) are left out.
+    `statistic` takes row indices. Resamples for which it is NaN are left out.
     """
     values = [statistic(rows) for rows in block_bootstrap(blocks, repeats, seed)]
     return np.asarray(np.nanpercentile(values, [2.5, 97.5], axis=0))
@@ -300,22 +307,22 @@ class Comparison:
 
     @property
     def difference(self) -> float:
-        """Challenger - champion: above 0 the challenger is worse."""
+        """Challenger - champion: above 0, the challenger is worse."""
         return self.challenger - self.champion
 
     def worse(self, tolerance: float = 0.0) -> bool:
-        """Whether the challenger is worse by more than the tolerance, beyond chance: the whole interval lies above."""
+        """Return True if the challenger is worse beyond chance: the interval lies entirely above the tolerance."""
         return self.low > tolerance
 
 
 def compare(
     fcst: Array, champion_fcst: Array, obs: Array, blocks: NDArray[np.int64], repeats: int = 1000
 ) -> Comparison:
-    """A challenger's forecasts beside the champion's, by a paired block bootstrap of the Brier score difference.
+    """Compare a challenger with the champion by a paired block bootstrap of the Brier score difference.
 
     The statistic is the mean of (fcst - obs)^2 - (champion_fcst - obs)^2 over the rows. Both are scored on the same
-    resamples, so that what makes days hard for both cancels (Hamill 1999, Weather and Forecasting 14), and whole blocks
-    are drawn, since the days of a block are alike. All arrays have the shape (n,).
+    resamples, so that the difficulty of a day cancels (Hamill 1999, Weather and Forecasting 14). Blocks are drawn
+    rather than rows, since the days of a block are correlated. All arrays have the shape (n,).
     """
     difference = (fcst - obs) ** 2 - (champion_fcst - obs) ** 2
     low, high = confidence_interval(lambda rows: np.mean(difference[rows]), blocks, repeats)
@@ -330,11 +337,11 @@ def verify(
     dates: NDArray[np.datetime64],
     threshold: float,
 ) -> dict[str, Any]:
-    """Everything a model card says about a verification period, as plain numbers.
+    """Return all results of a verification period for the model card, as plain numbers.
 
-    `fcsts` are the forecasts by form of the observation, the main form first; `baselines` those of reference
-    forecasts, the one that skill is measured against first. All arrays have the shape (n,). Stations, seasons and
-    months are those of the main form. Intervals are over weekly blocks and exist where every row has a date.
+    `fcsts` are the forecasts by form of the observation, the main form first; `baselines` are the reference forecasts,
+    first the one that skill is measured against. All arrays have the shape (n,). Scores by station, season and month
+    are those of the main form. Intervals are over weekly blocks and need a date in every row.
     """
     main = next(iter(fcsts.values()))
     reference = next(iter(baselines.values()))

@@ -23,7 +23,7 @@ def main(observations: str, forecasts: str, model: str) -> None:
     start = time.perf_counter()
     table = table_from_frame(frame)
     print(time.perf_counter() - start)
-    # The first step of the pipeline makes table and features at once; here the table is timed separately.
+    # The first step of the pipeline builds table and features; here the table is built and timed separately.
     probability = pipeline[1:].predict_proba(build_features(table))[:, 1]
     pd.DataFrame({"probability_of_rain": probability}).assign(
         Date=frame["Date"], Location=frame["Location"]

@@ -1,8 +1,8 @@
-"""Observations -> feature matrix: one code for training and serving, on numpy alone.
+"""Observations -> feature matrix, for training and serving, with numpy only.
 
 The other rows of a table are the context: earlier days at the same station give history features, the same day at other
 stations gives neighbour features. Features that the table does not determine are NaN. A row's own features never depend
-on the rows around it.
+on other rows.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from raincast.observations.errors import ObservationWarning
 from raincast.observations.table import Table, no_rows
 
 # Matrix products add in an order that depends on the size of the table. Rounding to six decimals, far above that noise
-# and far below any instrument, makes a row's features, and so the branches it takes, the same in every table. An array,
-# since numpy takes longer to make one of a float than to multiply a row.
+# and far below the precision of any instrument, gives a row the same features, and so the same branches of the trees,
+# in every table. An array: numpy needs longer to convert a float than to multiply a row.
 FEATURE_SCALE = np.array(1e6)
 
 
@@ -62,7 +62,7 @@ def single_row_matrix(packed_rows: Sequence[bytes]) -> Array:
 
 def unknown_stations(locations: NDArray[np.str_]) -> str | None:
     """Return a line that names the locations which are not in data/stations.csv, None if all are."""
-    # np.unique of values alone imports numpy.ma, which is 3 % of a service's start.
+    # Without return_* arguments np.unique imports numpy.ma, 3 % of the service's start-up time.
     unknown = sorted(set(locations[stations.known().index(locations) < 0].tolist()))
     if not unknown:
         return None
@@ -77,7 +77,7 @@ def feature_names() -> tuple[str, ...]:
 
 
 def own_feature_count() -> int:
-    """Return the number of features that come from the row itself: they are the first ones."""
+    """Return the number of features that come from the row itself; they are the first columns of the matrix."""
     return own.feature_count()
 
 

@@ -16,7 +16,7 @@ from raincast.observations.table import Table, rows_of
 RADII_KM = (60.0, 250.0)
 SECTOR_RADIUS_KM = 500.0
 SECTORS = {"N": (0.0, 1.0), "E": (1.0, 0.0), "S": (0.0, -1.0), "W": (-1.0, 0.0)}
-# A weighted mean needs other stations of at least the weight of one at three radii: else "nearby" would not be true.
+# A weighted mean needs at least the weight of one station at three radii; with less, the stations are not near.
 LEAST_WEIGHT = float(np.exp(-3.0))
 NEIGHBOUR_FIELDS = (
     "wet", "Humidity3pm", "Pressure3pm", "Cloud3pm", "dew_point_3pm", "dew_point_depression_3pm", "Temp3pm", "Sunshine",
@@ -30,7 +30,7 @@ SECTOR_FIELDS = (
 
 
 def neighbours(table: Table, columns: Columns, place: NDArray[np.intp]) -> Columns:
-    """The same day at the other stations: weighted means by distance and sector, and a plane of pressure."""
+    """Return weighted means of the other stations' day by distance and sector, and the plane of pressure."""
     day_map = _Map.of(table, columns, place)
     weights = _weights()
     result: Columns = {}
@@ -43,7 +43,7 @@ def neighbours(table: Table, columns: Columns, place: NDArray[np.intp]) -> Colum
         means = day_map.means(SECTOR_FIELDS, weight)
         result |= {f"{name}_{sector}": mean for name, mean in zip(SECTOR_FIELDS, means, strict=True)}
     pressure = NEIGHBOUR_FIELDS.index("Pressure3pm")
-    plane = _pressure_plane(day_map.value[pressure], day_map.there[pressure], weights)
+    plane = _pressure_plane(day_map.value[pressure], day_map.present[pressure], weights)
     result |= {name: day_map.at_rows(grid) for name, grid in plane.items()}
     result["pressure_above_plane"] = columns["Pressure3pm"] - result.pop("pressure_of_plane")
     return result
@@ -51,10 +51,10 @@ def neighbours(table: Table, columns: Columns, place: NDArray[np.intp]) -> Colum
 
 @dataclass(frozen=True)
 class _Weights:
-    """What each other station counts: matrices of shape (other station, station), 0.0 for the station itself.
+    """Weights of the other stations: matrices of shape (other station, station), 0.0 for the station itself.
 
-    `within` is by radius, `sector` by its letter; `moments` and `right` are what _pressure_plane multiplies with, of
-    shape (other station, 9 or 3 * stations).
+    `within` is by radius in km, `sector` by its letter. `moments` and `right` are the factors of _pressure_plane, of
+    shape (other station, 9 * stations) and (other station, 3 * stations).
     """
 
     within: dict[float, Array]
@@ -84,54 +84,58 @@ def _weights() -> _Weights:
 
 @dataclass(frozen=True)
 class _Map:
-    """NEIGHBOUR_FIELDS as grids of shape (fields, days, known stations): values, 0.0 where there is none, and where."""
+    """NEIGHBOUR_FIELDS as grids of shape (fields, days, known stations).
+
+    `value` is 0.0 for a missing value; `present` is 1.0 for a value and 0.0 for none. `rows` are the table's rows on
+    the map and `cells` their positions in a grid of days and stations.
+    """
 
     value: Array
-    there: Array
+    present: Array
     rows: NDArray[np.intp]
     cells: NDArray[np.intp]
     table_rows: int
 
     @classmethod
     def of(cls, table: Table, columns: Columns, place: NDArray[np.intp]) -> _Map:
-        """The map of every day in the table; rows without a date or a known station are not on it."""
+        """Map every day in the table; rows without a date or a known station are left out."""
         rows = np.flatnonzero((place >= 0) & ~np.isnat(table["Date"]))
         days, day = np.unique(table["Date"][rows], return_inverse=True)
         count = len(stations.known().names)
         cells = day * count + place[rows]
         value = np.zeros((len(NEIGHBOUR_FIELDS), len(days) * count))
-        there = np.zeros_like(value)
+        present = np.zeros_like(value)
         for i, name in enumerate(NEIGHBOUR_FIELDS):
-            known = columns[name][rows]
-            there[i, cells] = ~np.isnan(known)
-            value[i, cells] = np.nan_to_num(known)
+            observed = columns[name][rows]
+            present[i, cells] = ~np.isnan(observed)
+            value[i, cells] = np.nan_to_num(observed)
         shape = (len(NEIGHBOUR_FIELDS), len(days), count)
-        return cls(value.reshape(shape), there.reshape(shape), rows, cells, rows_of(table))
+        return cls(value.reshape(shape), present.reshape(shape), rows, cells, rows_of(table))
 
     def at_rows(self, grid: Array) -> Array:
-        """A grid's values at the rows of the table, NaN for those that are not on the map; shape (..., rows)."""
+        """Return a grid's values at the rows of the table, shape (..., rows); NaN for rows that are not on the map."""
         result = np.full((*grid.shape[:-2], self.table_rows), np.nan)
         result[..., self.rows] = grid.reshape(*grid.shape[:-2], -1)[..., self.cells]
         return result
 
     def means(self, fields: Sequence[str], weight: Array) -> Array:
-        """Means of fields over the other stations at the rows of the table, shape (fields, rows)."""
+        """Return the means of fields over the other stations at the rows of the table, shape (fields, rows)."""
         chosen = [NEIGHBOUR_FIELDS.index(name) for name in fields]
-        total = self.there[chosen] @ weight
+        total = self.present[chosen] @ weight
         with np.errstate(invalid="ignore", divide="ignore"):
             return self.at_rows(np.where(total >= LEAST_WEIGHT, self.value[chosen] @ weight / total, np.nan))
 
 
-def _pressure_plane(value: Array, there: Array, weights: _Weights) -> Columns:
-    """Weighted least-squares plane through the neighbours' pressure, around each station and day.
+def _pressure_plane(value: Array, present: Array, weights: _Weights) -> Columns:
+    """Fit a weighted least-squares plane through the neighbours' pressure, around each station and day.
 
     Returns grids of shape (days, stations): the plane at the station in hPa and its gradient eastward and northward
-    in hPa per 100 km; NaN where fewer than three stations, or stations on one line, leave the plane open.
+    in hPa per 100 km; NaN if fewer than three stations, or stations on one line, do not determine the plane.
     """
     days, count = value.shape
-    moments = np.moveaxis((there @ weights.moments).reshape(days, 3, 3, count), -1, 1)
+    moments = np.moveaxis((present @ weights.moments).reshape(days, 3, 3, count), -1, 1)
     # Relative to 1000 hPa, so that the products keep their digits.
-    right = np.moveaxis(((value - 1000 * there) @ weights.right).reshape(days, 3, count), -1, 1)
+    right = np.moveaxis(((value - 1000 * present) @ weights.right).reshape(days, 3, count), -1, 1)
     size = np.trace(moments, axis1=-2, axis2=-1) / 3
     solvable = np.linalg.det(moments) > 1e-4 * size**3
     moments = np.where(solvable[..., None, None], moments, np.eye(3))

@@ -1,7 +1,7 @@
-"""Features of an observation itself. Each formula is written once and runs on arrays of rows or on the floats of one.
+"""Features of an observation itself. Each formula is written once and runs on arrays over rows or on floats.
 
-A single row is computed on plain floats, since a numpy call takes as long for one value as for hundreds. The floats and
-the arrays give the same bits: tests compare them.
+A single row is computed on floats, since a numpy call takes as long for one value as for hundreds. Floats and arrays
+give the same bits; tests compare them.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ _DIRECTION_CODES = {name: code for code, name in enumerate(DIRECTIONS)}
 class Arithmetic:
     """Functions and lookup tables that the formulas need besides operators.
 
-    `degrees`, `sine` and `cosine` are by the code of a direction, `latitude`, `longitude` and `elevation` by the place
-    of a station, `season_sin` and `season_cos` by the day of the year, `day_length` by place * DAYS + day. Missing or
-    unknown codes are -1 (a day: 0) and look up NaN.
+    `degrees`, `sine` and `cosine` are indexed by the code of a direction, `latitude`, `longitude` and `elevation` by
+    the position of a station, `season_sin` and `season_cos` by the day of the year, `day_length` by
+    place * DAYS + day. Missing or unknown codes are -1 (a day: 0) and look up NaN.
     """
 
     # pylint: disable=too-many-instance-attributes  # one for each function and table

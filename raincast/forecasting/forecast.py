@@ -18,7 +18,7 @@ FORECAST_COLUMNS = ("Date", "Location", "probability_of_rain", "rain_tomorrow")
 
 
 def forecast(model: Model, table: Table) -> Table:
-    """Return the forecast table in the order of the observations: Date, Location, probability_of_rain and rain_tomorrow.
+    """Return the forecast table, with FORECAST_COLUMNS, in the order of the observations.
 
     The observations of one table are each other's context.
     """
@@ -28,18 +28,18 @@ def forecast(model: Model, table: Table) -> Table:
 def forecast_table(
     model: Model, date: NDArray[np.datetime64], location: NDArray[np.str_], probability: NDArray[np.float64]
 ) -> Table:
-    """Return the forecast table of known probabilities; each array has the shape (rows,)."""
+    """Return the forecast table for given probabilities; each array has the shape (rows,)."""
     rain = np.array(yes_or_no(probability.tolist(), model.threshold), np.str_)
     return dict(zip(FORECAST_COLUMNS, (date, location, probability, rain), strict=True))
 
 
 def yes_or_no(probabilities: Iterable[float], threshold: float) -> list[str]:
-    """Return `rain_tomorrow` for each probability: Yes from the threshold on."""
+    """Return `rain_tomorrow` for each probability: "Yes" at or above the threshold."""
     return ["Yes" if probability >= threshold else "No" for probability in probabilities]
 
 
 def check_parity(model: Model) -> None:
-    """Raise ModelError if a loaded model does not forecast, on this machine, what scikit-learn did in its training."""
+    """Raise ModelError if a model's forecasts on this machine differ from those of scikit-learn at its training."""
     parity = model.description.get("parity")
     if parity is None:
         raise ModelError("the model has no parity rows; train again with this version of Raincast")
@@ -52,5 +52,5 @@ def check_parity(model: Model) -> None:
     difference = np.max([np.abs(values - parity[name]) for name, values in fcst.items()])
     if not difference <= PARITY_TOLERANCE:
         raise ModelError(
-            f"forecasts differ by {difference:g} from those of the training, allowed is {PARITY_TOLERANCE:g}"
+            f"forecasts differ by {difference:g} from those of the training, at most {PARITY_TOLERANCE:g} is allowed"
         )

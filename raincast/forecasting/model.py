@@ -1,7 +1,7 @@
-"""The model directory: what serves, what describes it, and the proof that neither has changed.
+"""The model directory: load it, check every file against its SHA-256, run its graphs.
 
-`model.onnx` forecasts, `model.json` describes it, `model.joblib` is the same model for scikit-learn and MLflow and is
-never read here: loading a pickle runs whatever is in it.
+`model.onnx` forecasts rows with context, `model-row.onnx` single rows, and `model.json` describes both. `model.joblib`
+is the same model for scikit-learn and MLflow. It is never read here: loading a pickle executes code from the file.
 """
 
 from __future__ import annotations
@@ -21,25 +21,25 @@ from raincast.features.build import feature_names
 from raincast.observations import stations
 
 DIRECTORY = Path(__file__).resolve().parents[2] / "model"
-DESCRIPTION, GRAPH, ROW_GRAPH, PIPELINE = "model.json", "model.onnx", "model-row.onnx", "model.joblib"
+DESCRIPTION, GRAPH, SINGLE_ROW_GRAPH, PIPELINE = "model.json", "model.onnx", "model-row.onnx", "model.joblib"
 INPUT, OUTPUT = "features", "probability_of_rain"
 REPORT = "report"
-# onnxruntime adds the trees of one row and of many in another order. Rounding leaves out the digits that depend on it,
-# and keeps forecasts of the same row equal to 1e-12.
+# onnxruntime adds trees in an order that depends on the number of rows. Rounding drops the digits that this changes and
+# keeps forecasts of the same row equal to 1e-12.
 PROBABILITY_SCALE = 1e13
 
 
 class ModelError(RuntimeError):
-    """The model directory is absent, incomplete, changed, or made for other features."""
+    """The model directory is missing, incomplete, changed, or made for other features."""
 
 
 def sha256(data: bytes) -> str:
-    """SHA-256 in hexadecimal."""
+    """Return the SHA-256 in hexadecimal."""
     return hashlib.sha256(data).hexdigest()
 
 
 def session(graph: bytes) -> onnxruntime.InferenceSession:
-    """An ONNX graph ready to run, on one thread that does not spin: forecasts are small, and cores are shared."""
+    """Load an ONNX graph to run on one thread without spinning: forecasts are small and cores are shared."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
@@ -48,10 +48,10 @@ def session(graph: bytes) -> onnxruntime.InferenceSession:
 
 
 def run(graph: onnxruntime.InferenceSession, matrix: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Probability of rain for each row of a feature matrix, shape (rows,).
+    """Return the probability of rain for each row of a feature matrix, shape (rows,).
 
-    The rows of a station are run one after the other: they take much the same branches, which the processor learns to
-    expect.
+    Rows run in order of longitude, so that those of a station are adjacent: they take similar branches, which helps the
+    processor's branch prediction.
     """
     order = np.argsort(matrix[:, feature_names().index("longitude")], kind="stable")
     (ordered,) = graph.run((OUTPUT,), {INPUT: matrix[order]})
@@ -62,15 +62,15 @@ def run(graph: onnxruntime.InferenceSession, matrix: NDArray[np.float64]) -> NDA
 
 @dataclass(frozen=True)
 class Model:
-    """A loaded model: its graphs, for a matrix of features and for a row alone, and the description from model.json."""
+    """A loaded model: graphs for rows with context and for single rows, and the description from model.json."""
 
     graph: onnxruntime.InferenceSession
-    row_graph: onnxruntime.InferenceSession
+    single_row_graph: onnxruntime.InferenceSession
     description: dict[str, Any]
 
     @property
     def threshold(self) -> float:
-        """Probability from which on the forecast says rain."""
+        """Probability at and above which the forecast is Yes."""
         return float(self.description["threshold"])
 
     @property
@@ -80,50 +80,50 @@ class Model:
 
     @property
     def trained(self) -> float:
-        """When it was trained, in seconds since 1970. Raises ModelError where it does not say."""
+        """Time of the training in seconds since 1970. Raises ModelError if the description lacks it."""
         if "trained" not in self.description:
             raise ModelError("the model does not say when it was trained; train again with this version of Raincast")
         return datetime.fromisoformat(self.description["trained"]).timestamp()
 
     def probability_of_rain(self, matrix: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Probability of rain for each row of `build_features`, shape (rows,)."""
+        """Return the probability of rain for each row of a feature matrix from `build_features`, shape (rows,)."""
         return run(self.graph, matrix)
 
     def single_row_probabilities(self, matrix: NDArray[np.float64]) -> list[float]:
-        """Return the probability of rain for each row of own features, none of which is context to another.
+        """Return the probability of rain for each row of own features; the rows are not each other's context.
 
         `matrix` has the shape (rows, own_feature_count()).
         """
-        (fcst,) = self.row_graph.run((OUTPUT,), {INPUT: matrix})
+        (fcst,) = self.single_row_graph.run((OUTPUT,), {INPUT: matrix})
         return [round(p * PROBABILITY_SCALE) / PROBABILITY_SCALE for p in fcst.tolist()]
 
 
 def load(directory: Path = DIRECTORY) -> Model:
-    """The model in a directory, after checking every file against its SHA-256.
+    """Load a model directory after checking every file against its SHA-256.
 
-    Raises ModelError where a file is missing or changed, or where this code makes other features than it learned from.
+    Raises ModelError if a file is missing or changed, or if the model was trained on other features or stations.
     """
     description = describe(directory)
     content = {}
-    absent = {GRAPH, ROW_GRAPH} - set(description["files"])
-    if absent:
-        raise ModelError(f"{directory}: has no {', '.join(sorted(absent))}; train again with this version of Raincast")
+    missing = {GRAPH, SINGLE_ROW_GRAPH} - set(description["files"])
+    if missing:
+        raise ModelError(f"{directory}: has no {', '.join(sorted(missing))}; train again with this version of Raincast")
     for name, expected in description["files"].items():
         if name == PIPELINE and not (directory / name).exists():
-            # An image holds only what serves.
+            # The serving image leaves it out.
             continue
         content[name] = read_file(directory / name)
         if sha256(content[name]) != expected:
-            raise ModelError(f"{directory / name}: SHA-256 differs from the one in {DESCRIPTION}: the file was changed")
+            raise ModelError(f"{directory / name}: SHA-256 differs from that in {DESCRIPTION}: the file was changed")
     if tuple(description["features"]) != feature_names():
-        raise ModelError(f"{directory}: learned from other features than this version of Raincast makes; train again")
+        raise ModelError(f"{directory}: trained on other features than this version of Raincast computes; train again")
     if description["stations_sha256"] != sha256(read_file(stations.PATH)):
         raise ModelError(f"{directory}: {stations.PATH.name} has changed since the training; train again")
-    return Model(session(content[GRAPH]), session(content[ROW_GRAPH]), description)
+    return Model(session(content[GRAPH]), session(content[SINGLE_ROW_GRAPH]), description)
 
 
 def describe(directory: Path = DIRECTORY) -> dict[str, Any]:
-    """The content of model.json, checked against its own SHA-256. Raises ModelError."""
+    """Return the content of model.json, checked against the SHA-256 it records of itself. Raises ModelError."""
     path = directory / DESCRIPTION
     try:
         description = json.loads(read_file(path))
@@ -131,11 +131,12 @@ def describe(directory: Path = DIRECTORY) -> dict[str, Any]:
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ModelError(f"{path}: not a model description: {error}") from error
     if expected != sha256(canonical_json(description)):
-        raise ModelError(f"{path}: SHA-256 differs from its own: the file was changed")
+        raise ModelError(f"{path}: SHA-256 differs from the one it records: the file was changed")
     return dict(description)
 
 
 def read_file(path: Path) -> bytes:
+    """Read a file. Raises ModelError."""
     try:
         return path.read_bytes()
     except FileNotFoundError as error:
@@ -145,4 +146,5 @@ def read_file(path: Path) -> bytes:
 
 
 def canonical_json(description: dict[str, Any]) -> bytes:
+    """Serialize a description to the bytes whose SHA-256 it records."""
     return json.dumps(description, sort_keys=True, indent=1, allow_nan=False).encode()

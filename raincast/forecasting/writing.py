@@ -23,7 +23,7 @@ WriteTable = Callable[[Table], None]
 
 
 def render(forecasts: Table, output_format: OutputFormat) -> bytes:
-    """Return a forecast table in a format. Missing dates are empty, in JSON and Parquet null."""
+    """Return a forecast table in an output format. Missing dates are empty, in JSON and Parquet null."""
     out = io.BytesIO()
     with forecast_writer(out, output_format, max(map(len, forecasts["Location"].tolist()), default=0)) as write:
         write(forecasts)
@@ -34,10 +34,10 @@ def render(forecasts: Table, output_format: OutputFormat) -> bytes:
 def forecast_writer(
     out: IO[bytes], output_format: OutputFormat, width: int, database: Any = None
 ) -> Iterator[WriteTable]:
-    """Yield a function that writes forecast tables, one after the other, as one file of a format.
+    """Yield a function that appends forecast tables to one file in an output format.
 
-    `width` is the length of the longest station's name. Rows of a Parquet file wait in a duckdb `database`, by default
-    in memory.
+    `width` is the length of the longest station name. Rows of a Parquet file are kept in a duckdb `database`, in memory
+    by default.
     """
     if output_format == "parquet":
         with _parquet_writer(out, database) as write:
@@ -80,14 +80,14 @@ def _json_lines(forecasts: Table) -> bytes:
 def _text_lines(forecasts: Table, width: int) -> bytes:
     lines = []
     for date, location, probability, rain in _rows(forecasts):
-        bar = "#" * round(probability * 20)
-        lines.append(f"{date or '-':10}  {location:{width}}  {rain:13}  {probability:10.1%}  {bar}".rstrip() + "\n")
+        chart = "#" * round(probability * 20)
+        lines.append(f"{date or '-':10}  {location:{width}}  {rain:13}  {probability:10.1%}  {chart}".rstrip() + "\n")
     return "".join(lines).encode()
 
 
 @contextmanager
 def _parquet_writer(out: IO[bytes], database: Any) -> Iterator[WriteTable]:
-    # Imported for Parquet only: the import would double the start of every other forecast.
+    # Imported for Parquet only: it doubles the start-up time.
     import duckdb  # pylint: disable=import-outside-toplevel
 
     date, location, probability, rain = FORECAST_COLUMNS
@@ -100,7 +100,7 @@ def _parquet_writer(out: IO[bytes], database: Any) -> Iterator[WriteTable]:
         )
 
         def write(forecasts: Table) -> None:
-            # duckdb takes no datetime64[D]: dates travel as days since 1970-01-01.
+            # duckdb does not accept datetime64[D]: pass dates as days since 1970-01-01.
             days = forecasts[date].astype(np.int64)
             database.register("block", {**forecasts, date: days, "dated": ~np.isnat(forecasts[date])})
             database.execute(

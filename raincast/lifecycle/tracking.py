@@ -1,4 +1,4 @@
-"""The run of a training in MLflow: parameters, metrics, report and both models. The only importer of mlflow."""
+"""Log of a training as an MLflow run: parameters, metrics, report and both models."""
 
 from __future__ import annotations
 
@@ -36,17 +36,17 @@ PIPELINE_LIBRARIES = ("joblib", "numpy", "pandas", "scikit-learn", "threadpoolct
 
 
 class TrackingError(ConnectionError):
-    """The run could not be logged; the model itself is saved."""
+    """The run could not be logged. The model itself is saved."""
 
 
 def log(directory: Path, pipeline: Pipeline, table: Table) -> str:
-    """Log a saved model directory and its pipeline as a run; returns the run's id.
+    """Log a saved model directory and its pipeline as a run. Return the run's id.
 
-    The store is MLFLOW_TRACKING_URI, else `sqlite:///mlflow.db`. Raises TrackingError.
+    The store is MLFLOW_TRACKING_URI, `sqlite:///mlflow.db` by default. Raises TrackingError.
     """
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    # Without this a server that is away is asked for several minutes.
+    # By default MLflow retries for several minutes if the server does not respond.
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
     store = os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_STORE
     description = model.describe(directory)
@@ -69,13 +69,13 @@ def log(directory: Path, pipeline: Pipeline, table: Table) -> str:
 
 
 def parameters(description: dict[str, Any]) -> dict[str, Any]:
-    """What went into the training."""
+    """Return the parameters of the run: data, period, threshold and settings."""
     names = ("data", "data_sha256", "rows", "period", "threshold")
     return {name: description[name] for name in names} | dict(description["config"])
 
 
 def metrics(verification: dict[str, Any]) -> dict[str, float]:
-    """Every score of every form and baseline, as `form.score`."""
+    """Return every score of every form and baseline, named `form.score`."""
     groups = verification["forms"] | verification["baselines"]
     return {
         f"{name.replace(',', '').replace(' ', '_')}.{score}": value
@@ -86,10 +86,10 @@ def metrics(verification: dict[str, Any]) -> dict[str, float]:
 
 
 def signature() -> ModelSignature:
-    """Observations in, as weatherAUS columns of which any but Location may be absent; probabilities out.
+    """Return the pipeline's signature: weatherAUS columns, only Location required -> probabilities of no rain and rain.
 
-    The types are left open: for MLflow a column of whole numbers is no double, and it would refuse what pandas makes of
-    most CSV files. The pipeline checks every value itself.
+    The columns have the type Any. With `double` MLflow would reject the columns of integers that pandas reads from most
+    CSV files. The pipeline checks every value itself.
     """
     anything = AnyType()  # type: ignore[no-untyped-call]
     columns: list[ColSpec | TensorSpec] = [
@@ -99,7 +99,7 @@ def signature() -> ModelSignature:
 
 
 def frame(table: Table) -> pd.DataFrame:
-    """A table as the DataFrame that the logged pipeline takes: weatherAUS columns, None for missing."""
+    """Return a table as the DataFrame that the logged pipeline takes: weatherAUS columns, None for missing."""
     columns: dict[str, Any] = {}
     for column in COLUMNS:
         values = table[column.name]
@@ -142,7 +142,7 @@ def _log_graph(directory: Path, example: np.ndarray[Any, np.dtype[np.float64]]) 
 
 @contextmanager
 def _code() -> Iterator[list[str]]:
-    """What the pipeline's features are made by: the package and, where it looks for them, the stations."""
+    """Yield the code paths of the logged pipeline: the package, and the stations in the place where it reads them."""
     with tempfile.TemporaryDirectory(prefix="raincast-") as folder:
         data = Path(folder) / "data"
         data.mkdir()

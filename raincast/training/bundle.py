@@ -1,4 +1,4 @@
-"""The model directory as a training writes it: description, graphs, pipeline and report."""
+"""Saving of a model directory: description, graphs, pipeline and report."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from raincast.forecasting.model import (
     GRAPH,
     PIPELINE,
     REPORT,
-    ROW_GRAPH,
+    SINGLE_ROW_GRAPH,
     canonical_json,
     read_file,
     sha256,
@@ -35,13 +35,13 @@ from raincast.training.splits import Rows
 
 
 def check_target(directory: Path) -> None:
-    """Raise TargetError if no model can be saved there, or if saving would delete something other than a model."""
+    """Raise TargetError if no model can be saved in a directory, or if that would delete files of another kind."""
     directory = directory.resolve()
     try:
         if directory.exists():
-            ours = {DESCRIPTION, GRAPH, ROW_GRAPH, PIPELINE, REPORT}
+            parts = {DESCRIPTION, GRAPH, SINGLE_ROW_GRAPH, PIPELINE, REPORT}
             present = {path.name for path in directory.iterdir()}
-            if present and (DESCRIPTION not in present or not present <= ours):
+            if present and (DESCRIPTION not in present or not present <= parts):
                 raise TargetError(f"{directory}: holds other things than a model, which saving would delete")
         check_parent(directory)
     except OSError as error:
@@ -56,13 +56,13 @@ def save(
 ) -> None:
     """Write a model directory atomically: a kill at any moment leaves the old one or the new one.
 
-    `files` are the contents of the directory besides the description, model.onnx among them; `report` writes the report
-    on the completed description into the folder it is given. Raises TargetError.
+    `files` are the contents of the files besides the description, including model.onnx. `report` is called with a
+    folder and the completed description, and writes the report. Raises TargetError.
     """
     check_target(directory)
     description = _without_nan(description) | {
         "name": "raincast",
-        # The graph decides the forecasts: two trainings with the same outcome have the same version.
+        # Trainings that result in the same graph have the same version.
         "version": f"{__version__}+{sha256(files[GRAPH])[:8]}",
         "files": {name: sha256(content) for name, content in sorted(files.items())},
         "features": list(feature_names()),
@@ -87,10 +87,10 @@ def _without_nan(value: Any) -> Any:
 
 
 def provenance(config: ModelConfig, table: Table, rows: Rows, data: str, data_sha256: str) -> dict[str, Any]:
-    """Return what a model was trained from: data, period, settings, code, time and libraries."""
+    """Return the origin of a model: data, period, settings, code, time and libraries."""
     dates = table["Date"][rows]
     libraries = ("numpy", "scikit-learn", "onnx", "onnxruntime")
-    # A fixed time gives the same model.json again: https://reproducible-builds.org/specs/source-date-epoch/.
+    # A fixed time makes model.json reproducible: https://reproducible-builds.org/specs/source-date-epoch/.
     now = int(os.environ.get("SOURCE_DATE_EPOCH") or time.time())
     return {
         "data": data if "://" in data else Path(data).name,

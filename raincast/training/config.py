@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """What a training depends on besides its data."""
+    """Settings that a training depends on besides its data."""
 
-    # pylint: disable=too-many-instance-attributes  # each is one setting, and this is where settings are
+    # pylint: disable=too-many-instance-attributes  # one for each setting
 
     learning_rate: float = 0.06
     iterations: int = 500
@@ -18,8 +18,8 @@ class ModelConfig:
     l2_regularization: float = 35.0
     max_features: float = 0.167
     seed: int = 0
-    # Gradients are summed by threads, and a sum depends on its order: a fixed number gives the same bytes on
-    # any number of cores. Two threads add commutatively; three would not.
+    # Threads sum gradients, and a floating-point sum depends on its order. Two partial sums give the same bytes in
+    # either order, on any number of cores; three would not.
     threads: int = 2
     # Share of each station's rows, or of all days, kept for verification, and of the rest for the threshold.
     verification_share: float = 0.2

@@ -1,4 +1,4 @@
-"""Checks on a whole table before a model learns from it, with pandera. Limits come from `COLUMNS`."""
+"""Checks of a table before a training, with pandera. Limits come from `COLUMNS`."""
 
 from __future__ import annotations
 
@@ -11,24 +11,25 @@ from raincast.observations.columns import COLUMNS, DIRECTIONS, TARGET, Column
 from raincast.observations.errors import ObservationError, ObservationWarning
 from raincast.observations.table import Table
 
-# Fewer than this of either outcome is no base for a probability.
-LEAST_OF_EACH = 50
-# Above this, what is in the pan is the evaporation of several days.
+# Fewer rows of either outcome do not support a probability.
+MIN_ROWS_PER_OUTCOME = 50
+# Higher readings of the evaporation pan accumulate over several days.
 SEVERAL_DAYS_EVAPORATION_MM = 30.0
 
 
-def check(source: str, table: Table) -> None:
-    """Raise ObservationError where a table cannot be learned from; warn once for each doubtful relation in it."""
+def check(name: str, table: Table) -> None:
+    """Raise ObservationError if a table is unfit for training; warn once for each kind of doubtful value.
+
+    `name` is the data's name in messages.
+    """
     frame = pd.DataFrame(table)
     undated = int(frame["Date"].isna().sum())
     if 0 < undated < len(frame):
-        raise ObservationError(
-            f"{source}: {undated} of {len(frame)} rows have no date; training needs all dates or none"
-        )
+        raise ObservationError(f"{name}: {undated} of {len(frame)} rows have no date; training needs all dates or none")
     unknown = int(frame[TARGET.name].isna().sum())
     if unknown:
         warnings.warn(
-            f"{source}: {unknown} of {len(frame)} rows have no {TARGET.name}; they are context for the others, no more",
+            f"{name}: {unknown} of {len(frame)} rows have no {TARGET.name}; they serve only as context for other rows",
             ObservationWarning,
             stacklevel=2,
         )
@@ -37,9 +38,9 @@ def check(source: str, table: Table) -> None:
     except pa.errors.SchemaErrors as error:
         cases = error.failure_cases
         first = cases.iloc[0]
-        where = "" if pd.isna(first["index"]) else f" in row {int(first['index']) + 1} ({first['failure_case']})"
+        place = "" if pd.isna(first["index"]) else f" in row {int(first['index']) + 1} ({first['failure_case']})"
         count = f"{len(cases)} problem{'s' if len(cases) > 1 else ''}"
-        message = f"{source}: {count}: {first['column']}: not {first['check']}{where}"
+        message = f"{name}: {count}: {first['column']}: not {first['check']}{place}"
         raise ObservationError(message) from error
     try:
         doubtful_schema().validate(frame, lazy=True)
@@ -47,17 +48,17 @@ def check(source: str, table: Table) -> None:
         for relation, cases in error.failure_cases.groupby("check", sort=True):
             rows = cases["index"].unique()
             warnings.warn(
-                f"{source}: {len(rows)} of {len(frame)} rows break {relation}, the first is row {int(min(rows)) + 1}",
+                f"{name}: {len(rows)} of {len(frame)} rows break {relation}, the first is row {int(min(rows)) + 1}",
                 ObservationWarning,
                 stacklevel=2,
             )
 
 
 def training_schema() -> pa.DataFrameSchema:
-    """What must hold of a training table: types, limits, both outcomes often enough."""
+    """Return the requirements on a training table: limits, and enough rows of each outcome."""
     outcomes = pa.Check(
-        lambda rain: min((rain == 0).sum(), (rain == 1).sum()) >= LEAST_OF_EACH,
-        error=f"at least {LEAST_OF_EACH} rows each of Yes and No",
+        lambda rain: min((rain == 0).sum(), (rain == 1).sum()) >= MIN_ROWS_PER_OUTCOME,
+        error=f"at least {MIN_ROWS_PER_OUTCOME} rows each of Yes and No",
     )
     columns = {column.name: pa.Column(None, _limits(column), nullable=True) for column in COLUMNS}
     return pa.DataFrameSchema({**columns, TARGET.name: pa.Column(float, [*_limits(TARGET), outcomes], nullable=True)})
@@ -72,7 +73,7 @@ def _limits(column: Column) -> list[pa.Check]:
 
 
 def doubtful_schema() -> pa.DataFrameSchema:
-    """What should hold between the columns of a row. Where it does not, a value is doubtful, not unusable."""
+    """Return the relations expected between the columns of a row. Values that break one are doubtful but usable."""
     relations = {
         "MinTemp <= MaxTemp": lambda t: ~(t.MinTemp > t.MaxTemp),
         "Temp3pm <= MaxTemp + 1 degC": lambda t: ~(t.Temp3pm > t.MaxTemp + 1),

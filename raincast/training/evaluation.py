@@ -16,13 +16,15 @@ from raincast.observations.table import Table, take
 from raincast.training.splits import Rows
 from raincast.verification import Array, Climatology, Persistence, brier_score
 
+PERMUTED_ROWS = 10_000
+
 
 def verify(
     table: Table, obs: Array, rows: tuple[Rows, Rows], fcsts: dict[str, Array], threshold_probability: float
 ) -> dict[str, Any]:
     """Verify forecasts of the verification rows of a split against baselines fitted to its training rows.
 
-    `rows` are the training and the verification rows; `fcsts` the forecasts of the latter by form.
+    `rows` are the training and the verification rows; `fcsts` are the forecasts of the latter by form.
     """
     fitted, verified = rows
     locations, dates, wet_days = table["Location"], table["Date"], wet(table)
@@ -37,17 +39,13 @@ def verify(
     )
 
 
-PERMUTED_ROWS = 10_000
-
-
 def permutation_importance(
     probability: Callable[[Array], Array], table: Table, obs: Array, rows: NDArray[np.bool_], seed: int = 0
 ) -> dict[str, float]:
-    """Return the rise of the Brier score when one measurement is shuffled over the whole table, largest first.
+    """Return the rise of the Brier score when one measurement is shuffled over the table, largest first.
 
-    The measurement loses its meaning everywhere it is used: at the station, in its history and at its neighbours.
-    The chosen `rows` are shuffled among themselves and at most PERMUTED_ROWS of them scored; `obs` and `rows` have the
-    shape of the table.
+    This removes the measurement's information from own features, history and neighbours. The chosen `rows` are shuffled
+    among themselves, and at most PERMUTED_ROWS of them are scored; `obs` and `rows` have the shape (rows,).
     """
     generator = np.random.default_rng(seed)
     table, obs = take(table, rows), obs[rows]

@@ -22,8 +22,8 @@ from raincast.verification import Array, best_f1_threshold
 def fit_trees(matrices: dict[str, Array], obs: Array, rows: Rows, config: ModelConfig) -> Pipeline:
     """Fit boosted trees to the chosen rows of every form; each form has the same weight.
 
-    `obs` is 1.0 if it rained the day after, shape (n,). The pipeline takes whole feature matrices; its first step drops
-    the features that no row has (in a record without dates those of the context).
+    `obs` is 1.0 if it rained the day after, shape (n,). The pipeline takes matrices of all features. Its first step
+    drops those that are missing in every row, such as the context features of a record without dates.
     """
     classifier = HistGradientBoostingClassifier(
         learning_rate=config.learning_rate,
@@ -35,8 +35,8 @@ def fit_trees(matrices: dict[str, Array], obs: Array, rows: Rows, config: ModelC
         early_stopping=False,
         random_state=config.seed,
     )
-    absent = np.all([np.isnan(matrix[rows]).all(axis=0) for matrix in matrices.values()], axis=0)
-    columns = np.flatnonzero(~absent)
+    missing = np.all([np.isnan(matrix[rows]).all(axis=0) for matrix in matrices.values()], axis=0)
+    columns = np.flatnonzero(~missing)
     stacked = np.concatenate([matrix[np.ix_(rows, columns)] for matrix in matrices.values()])
     with _openmp_threads(config.threads):
         classifier.fit(stacked, np.tile(obs[rows], len(matrices)))
@@ -60,13 +60,13 @@ def _openmp_threads(count: int) -> Iterator[None]:
 
 
 def choose_threshold(table: Table, matrices: dict[str, Array], obs: Array, rows: Rows, config: ModelConfig) -> float:
-    """Return the probability with the best F1 on the last part of the training rows, by trees fitted without it."""
+    """Return the probability with the best F1 on the last share of the training rows, from trees fitted without it."""
     validation = last_share(table, config.validation_share, rows)
     require_both(obs, rows & ~validation, "the training period before its validation")
     require_both(obs, validation, "the validation period at the end of the training")
-    # Forecasts are calibrated, so the threshold hardly depends on the trees: a tenth of them, learning three times as
-    # fast, are enough and cost a tenth of the time.
-    quick = replace(config, iterations=max(1, config.iterations // 10), learning_rate=config.learning_rate * 3)
-    fitted = fit_trees(matrices, obs, rows & ~validation, quick)
+    # Forecasts are calibrated, so the threshold hardly depends on the trees: a tenth of them, with three times the
+    # learning rate, suffices in a tenth of the time.
+    coarse = replace(config, iterations=max(1, config.iterations // 10), learning_rate=config.learning_rate * 3)
+    fitted = fit_trees(matrices, obs, rows & ~validation, coarse)
     fcst = [fitted.predict_proba(matrix[validation])[:, 1] for matrix in matrices.values()]
     return best_f1_threshold(np.concatenate(fcst), np.tile(obs[validation], len(matrices)))

@@ -1,4 +1,4 @@
-"""The forms in which an observation may come: complete or as known at 3 pm, with context or as a single row."""
+"""Forms of an observation: complete or as known at 3 pm, with context or as a single row."""
 
 from __future__ import annotations
 
@@ -13,10 +13,9 @@ CONTEXT_3PM, SINGLE_ROW_3PM = f"{CONTEXT}, as known at 3 pm", f"{SINGLE_ROW}, as
 
 
 def form_matrices(table: Table) -> dict[str, Array]:
-    """Return the feature matrix of a table in each form in which an observation may come.
+    """Return the feature matrix of a table in each form.
 
-    Complete or as known at 3 pm, each with its context and as single rows. Without context in the table (no dates) the
-    two forms with context do not exist.
+    The two forms with context are left out if no row has any, as in a table without dates.
     """
     matrices = {}
     for with_context, single_row, matrix in (

@@ -27,30 +27,31 @@ SCORES = {
     "frequency_bias": "frequency bias",
 }
 CAPTIONS = {
-    "reliability": "Reliability: how often it rained after each forecast probability",
+    "reliability": "Reliability: frequency of rain after each forecast probability",
     "roc": "ROC: detections against false alarms at every threshold",
     "stations": "Brier skill at each station, on the map",
     "months": "Brier skill by month",
-    "importance": "What shuffling a measurement costs",
+    "importance": "Permutation importance: rise of the Brier score when a measurement is shuffled",
 }
 MEANING = """\
 `Rainfall` is the rain of the 24 h **to 9 am**. The forecast "rain tomorrow" is the probability that more than 1 mm falls
 between 9 am on the observation's date and 9 am the day after.
 
-A complete observation is not known before the next morning: the gust and the sunshine run to midnight, the maximum
-temperature to 9 am the next day. A forecast issued at 3 pm cannot know them. The model has learned from each
-station-day in every form below and is verified in each on its own; leave empty what is not known yet. The other
-observations sent along are the context: the same day at other stations and earlier days at the same station."""
+A complete observation is not known before the next morning: the gust and the sunshine cover the day to midnight, the
+maximum temperature the 24 h to 9 am the next day. A forecast issued at 3 pm does not have them. The model is trained on
+every station-day in each form below and verified separately for each; leave values empty that are not yet known. The
+other observations of the same table or request are the context: the same day at other stations and earlier days at the
+same station."""
 LIMITS = """\
-- Stations outside `data/stations.csv` get a forecast without a place, a season's day length or neighbours.
-- The probabilities are as good as the climate of the training period is like today's: verify again and retrain yearly.
-- Yes and No follow the threshold with the best F1 on a validation period inside the training period, which warns more
-  often than it rains (frequency bias above 1). Whoever weighs a missed rain day otherwise should use the probability.
+- Stations outside `data/stations.csv` get a forecast without location, day length or neighbours.
+- The probabilities assume that the climate is like that of the training period: verify and retrain every year.
+- Yes and No follow the threshold with the best F1 on a validation period inside the training period, which forecasts
+  rain more often than it rains (frequency bias above 1). If you weigh a missed rain day differently, use the probability.
 - Not for warnings of flood, storm or fire weather: it forecasts a rain day, not an amount or an hour."""
 
 
 def score_table(verification: dict[str, Any], columns: tuple[str, ...] = tuple(SCORES)) -> list[list[str]]:
-    """Header and rows: each form of the observation, then each baseline, with their scores."""
+    """Return the table of scores: a header, each form of the observation, then each baseline."""
     rows = [["forecast", *(SCORES[name] for name in columns)]]
     for name, values in (verification["forms"] | verification["baselines"]).items():
         rows.append([name, *(number(values[column]) for column in columns)])
@@ -58,12 +59,12 @@ def score_table(verification: dict[str, Any], columns: tuple[str, ...] = tuple(S
 
 
 def number(value: float | None) -> str:
-    """A score with four decimals, a dash for none."""
+    """Format a score with four decimals, None and NaN as a dash."""
     return "-" if value is None or np.isnan(value) else f"{value:.4f}"
 
 
 def as_text(rows: list[list[str]]) -> str:
-    """A table for the terminal: first column left, the others right."""
+    """Format a table for the terminal, the first column left-aligned, the others right-aligned."""
     width = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     return "\n".join(
         "  ".join([row[0].ljust(width[0]), *(cell.rjust(w) for cell, w in zip(row[1:], width[1:], strict=True))])
@@ -72,13 +73,13 @@ def as_text(rows: list[list[str]]) -> str:
 
 
 def as_markdown(rows: list[list[str]]) -> str:
-    """A Markdown table: first column left, the others right."""
+    """Format a Markdown table, the first column left-aligned, the others right-aligned."""
     lines = ["| " + " | ".join(row) + " |" for row in rows]
     return "\n".join([lines[0], "|---|" + "---:|" * (len(rows[0]) - 1), *lines[1:]])
 
 
 def as_metrics(verification: dict[str, Any]) -> str:
-    """The scores in the text format of Prometheus, which GitLab compares from pipeline to pipeline."""
+    """Format the scores in Prometheus text format, for GitLab's metrics report of merge requests."""
     return "".join(
         f'{name}{{forecast="{forecast}"}} {values[name]:.6f}\n'
         for forecast, values in (verification["forms"] | verification["baselines"]).items()
@@ -87,13 +88,11 @@ def as_metrics(verification: dict[str, Any]) -> str:
     )
 
 
-def write(
-    folder: Path,
-    description: dict[str, Any],
-    fcsts: dict[str, Array],
-    obs: Array,
-) -> None:
-    """Write the plots, model-card.md, model-card.html (one file, plots inside), scores.txt and metrics.txt."""
+def write(folder: Path, description: dict[str, Any], fcsts: dict[str, Array], obs: Array) -> None:
+    """Write the plots, model-card.md, model-card.html (with the plots embedded), scores.txt and metrics.txt.
+
+    `fcsts` are the forecasts of the verification rows by form, `obs` their outcomes.
+    """
     verification = description["verification"]
     plots = {
         "reliability": reliability_plot(verification),
@@ -121,14 +120,14 @@ def _card(description: dict[str, Any], plots: list[str]) -> str:
         "## What a forecast means",
         MEANING,
         "## Training",
-        as_markdown([["what", "value"], *([name, _value(value)] for name, value in _provenance(description))]),
+        as_markdown([["item", "value"], *([name, _value(value)] for name, value in _provenance(description))]),
         "## Verification",
         _verification_text(verification, description["threshold"]),
         as_markdown(score_table(verification)),
     ]
     if verification["period"]:
         parts += [
-            "Intervals by bootstrap over weeks, in which weather is alike:",
+            "Intervals by bootstrap over weeks, since weather within a week is correlated:",
             as_markdown(_intervals(verification)),
         ]
     parts += [f"### {CAPTIONS[name]}\n\n![{CAPTIONS[name]}]({name}.svg)" for name in plots]
@@ -141,10 +140,10 @@ def _card(description: dict[str, Any], plots: list[str]) -> str:
 def _verification_text(verification: dict[str, Any], threshold: float) -> str:
     period = " to ".join(verification["period"] or []) or "the last rows of each station"
     return (
-        f"{verification['rows']} forecasts, {period}, none of them seen in training; it rained after"
-        f" {verification['rain_frequency']:.1%}. Skill is against climatology: the smoothed rain frequency of each"
-        " station and month in the training period (of the station, where there are no dates). Persistence is each"
-        f" station's rain frequency after a wet and after a dry day. Yes and No by the threshold {threshold:.3f}."
+        f"{verification['rows']} forecasts, {period}, of rows not used in training; it rained after"
+        f" {verification['rain_frequency']:.1%}. Skill is relative to climatology: the smoothed rain frequency of each"
+        " station and month in the training period (of each station, if rows have no dates). Persistence is each"
+        f" station's rain frequency after a wet and after a dry day. The threshold of Yes and No is {threshold:.3f}."
     )
 
 
@@ -171,7 +170,7 @@ def _groups(groups: dict[str, Any], title: str) -> list[list[str]]:
     names = ("brier_skill_score", "roc_auc", "expected_calibration_error", "frequency_bias")
     rows = [[title, "forecasts", *(SCORES[name] for name in names)]]
     for group, values in groups.items():
-        # Whatever a station is called, its name is text, not markup.
+        # Station names are input: never let one act as markup.
         name = html.escape(group).replace("|", "&#124;")
         rows.append([name, f"{values['count']:.0f}", *(number(values[score]) for score in names)])
     return rows
@@ -180,11 +179,11 @@ def _groups(groups: dict[str, Any], title: str) -> list[list[str]]:
 def _html(card: str, folder: Path) -> str:
     body = markdown.markdown(card, extensions=["tables"])
 
-    def inside(match: re.Match[str]) -> str:
+    def embedded(match: re.Match[str]) -> str:
         data = base64.b64encode((folder / match[1]).read_bytes()).decode()
         return f'src="data:image/svg+xml;base64,{data}"'
 
-    body = re.sub(r'src="([a-z]+\.svg)"', inside, body)
+    body = re.sub(r'src="([a-z]+\.svg)"', embedded, body)
     title = card.split("\n", 1)[0].removeprefix("# ")
     return f"""<!doctype html>
 <html lang="en">

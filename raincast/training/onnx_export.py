@@ -1,7 +1,8 @@
 """Fitted gradient-boosted trees -> an ONNX graph in double precision, checked against scikit-learn.
 
-skl2onnx writes thresholds in single precision, which sends rows down other branches; this writer keeps every number as
-it is. Operator: TreeEnsemble of ai.onnx.ml opset 5, https://onnx.ai/onnx/operators/onnx_aionnxml_TreeEnsemble.html.
+skl2onnx writes thresholds in single precision, so that some rows take other branches; this writer keeps double
+precision. Operator: TreeEnsemble of ai.onnx.ml opset 5,
+https://onnx.ai/onnx/operators/onnx_aionnxml_TreeEnsemble.html.
 """
 
 from __future__ import annotations
@@ -16,36 +17,37 @@ from sklearn.pipeline import Pipeline
 
 from raincast.features.build import context_mask, feature_names, own_feature_count
 from raincast.forecasting import model
+from raincast.forecasting.forecast import PARITY_TOLERANCE
 from raincast.observations.errors import ObservationError
 
-PARITY_TOLERANCE = 1e-9
-PARITY_ROWS = 10_000
+# Rows of each matrix that the graphs are checked on.
+CHECKED_ROWS = 10_000
 BRANCH_LEQ = 0
 
 
 class ParityError(model.ModelError):
-    """The exported graph does not forecast what scikit-learn does."""
+    """The forecasts of the exported graph differ from those of scikit-learn."""
 
 
 def to_onnx(fitted: Pipeline, *, context: bool = True) -> bytes:
-    """Serialized graph: `features` (rows, features) float64, NaN missing -> `probability_of_rain` (rows,) float64.
+    """Serialize a graph: `features` (rows, features) float64, NaN missing -> `probability_of_rain` (rows,) float64.
 
-    `fitted` is what `fit.fit` returns. Numeric splits only. The same trees give the same bytes. Without `context`
-    the graph takes only the features of a row itself: splits on the others have gone the way of the missing, which
-    leaves smaller trees that forecast the same for a row alone.
+    `fitted` comes from `fit.fit_trees`. Numeric splits only. The same trees give the same bytes. Without `context` the
+    graph takes only own features: splits on context features are replaced by their branch for missing values, so that
+    the smaller trees forecast the same for a single row.
     """
     trees = _trees(fitted)
     if not context:
-        trees = [_without(tree, context_mask()) for tree in trees]
-    # A tree without a split says the same to every row.
+        trees = [_without_splits_on(tree, context_mask()) for tree in trees]
+    # A tree without a split adds the same value to every row.
     constant = sum(float(tree["value"][0]) for tree in trees if len(tree) == 1)
     trees = [tree for tree in trees if len(tree) > 1]
     if not trees:
         raise ObservationError("no tree has a split: there are too few observations to learn from")
-    # Trees that ask the same first follow each other: a branch then tells the processor something about the next ones.
+    # Adjacent trees have similar first splits, which helps the processor's branch prediction.
     trees.sort(key=lambda tree: (int(tree["feature_idx"][0]), float(tree["num_threshold"][0])))
-    # Trees and baseline have no public accessor; the parity check at every export guards against a change of them.
-    # Each operator takes a microsecond: what is added to all trees is added to the first one's leaves.
+    # Trees and baseline have no public accessor; the parity check at every export detects changes of scikit-learn.
+    # Constants go into the leaves of the first tree, since an Add operator would take a microsecond.
     baseline = fitted[-1]._baseline_prediction.item() + constant  # pylint: disable=protected-access
     trees[0]["value"] += baseline
     nodes = [
@@ -68,7 +70,7 @@ def to_onnx(fitted: Pipeline, *, context: bool = True) -> bytes:
 
 
 def _trees(fitted: Pipeline) -> list[NDArray[Any]]:
-    """The nodes of each tree, with the position of their feature in the whole feature matrix."""
+    """Return the nodes of each tree, with the positions of their features in the matrix of all features."""
     columns = np.asarray(fitted[0].kw_args["indices"])
     trees = []
     for iteration in fitted[-1]._predictors:  # pylint: disable=protected-access
@@ -78,41 +80,41 @@ def _trees(fitted: Pipeline) -> list[NDArray[Any]]:
     return trees
 
 
-def _without(tree: NDArray[Any], absent: NDArray[np.bool_]) -> NDArray[Any]:
-    """The same tree for rows in which the `absent` features are missing: without the splits on them."""
+def _without_splits_on(tree: NDArray[Any], missing: NDArray[np.bool_]) -> NDArray[Any]:
+    """Return an equivalent tree for rows in which the `missing` features are NaN, without the splits on them."""
     left, right, leaf = tree["left"].astype(np.intp), tree["right"].astype(np.intp), tree["is_leaf"].astype(bool)
-    missing = np.where(tree["missing_go_to_left"], left, right)
-    # Where each node leads to; parents stand before their children.
-    leads = np.arange(len(tree))
+    child_if_missing = np.where(tree["missing_go_to_left"], left, right)
+    # The node that replaces each node. Parents come before their children.
+    replacement = np.arange(len(tree))
     for node in reversed(range(len(tree))):
-        if not leaf[node] and absent[tree["feature_idx"][node]]:
-            leads[node] = leads[missing[node]]
+        if not leaf[node] and missing[tree["feature_idx"][node]]:
+            replacement[node] = replacement[child_if_missing[node]]
     kept: list[int] = []
-    rest = [int(leads[0])]
-    while rest:
-        node = rest.pop()
+    to_visit = [int(replacement[0])]
+    while to_visit:
+        node = to_visit.pop()
         kept.append(node)
         if not leaf[node]:
-            rest += [int(leads[right[node]]), int(leads[left[node]])]
+            to_visit += [int(replacement[right[node]]), int(replacement[left[node]])]
     position = np.zeros(len(tree), np.intp)
     position[kept] = np.arange(len(kept))
     smaller = tree[kept]
     inner = ~leaf[kept]
     for side, child in (("left", left), ("right", right)):
-        smaller[side][inner] = position[leads[child[kept][inner]]]
+        smaller[side][inner] = position[replacement[child[kept][inner]]]
     return smaller
 
 
 def _attributes(trees: list[NDArray[Any]]) -> dict[str, Any]:
-    """TreeEnsemble attributes: inner nodes of all trees in one row of arrays, leaves in another."""
+    """Return the TreeEnsemble attributes: arrays over the inner nodes of all trees, and over their leaves."""
     count = np.array([len(tree) for tree in trees])
     start = np.cumsum(count) - count
-    everything = np.concatenate(trees)
-    leaf = everything["is_leaf"].astype(bool)
-    # Position of each node among the inner nodes, of each leaf among the leaves.
+    nodes = np.concatenate(trees)
+    leaf = nodes["is_leaf"].astype(bool)
+    # Position of each inner node among the inner nodes, of each leaf among the leaves.
     position = np.where(leaf, np.cumsum(leaf), np.cumsum(~leaf)) - 1
     offset = np.repeat(start, count)[~leaf]
-    inner = everything[~leaf]
+    inner = nodes[~leaf]
     left, right = inner["left"] + offset, inner["right"] + offset
     return {
         "n_targets": 1,
@@ -126,50 +128,50 @@ def _attributes(trees: list[NDArray[Any]]) -> dict[str, Any]:
         "nodes_falseleafs": leaf[right].astype(int).tolist(),
         "nodes_missing_value_tracks_true": inner["missing_go_to_left"].astype(int).tolist(),
         "leaf_targetids": [0] * int(leaf.sum()),
-        "leaf_weights": numpy_helper.from_array(everything["value"][leaf].astype(np.float64), "weights"),
+        "leaf_weights": numpy_helper.from_array(nodes["value"][leaf].astype(np.float64), "weights"),
     }
 
 
 def random_rows(fitted: Pipeline, rows: int, seed: int = 0) -> NDArray[np.float64]:
-    """Rows that try the trees' every edge: values on a threshold, just beside it, between, far away and missing."""
+    """Return random rows that test the splits: values on a threshold, next to it, far from it, and missing."""
     generator = np.random.default_rng(seed)
     nodes = np.concatenate(_trees(fitted))
     nodes = nodes[nodes["is_leaf"] == 0]
     matrix = generator.normal(0, 100, (rows, len(feature_names())))
     for feature in np.unique(nodes["feature_idx"]):
         splits = nodes["num_threshold"][nodes["feature_idx"] == feature]
-        # A split of missing from present has an infinite threshold.
+        # A split of missing from present values has an infinite threshold.
         splits = np.append(splits[np.isfinite(splits)], 0.0)
         on = generator.choice(splits, rows)
-        beside = np.nextafter(on, generator.choice([-np.inf, np.inf], rows))
+        next_to = np.nextafter(on, generator.choice([-np.inf, np.inf], rows))
         kind = generator.integers(4, size=rows)
-        matrix[:, feature] = np.choose(kind, [on, beside, on + generator.normal(0, np.ptp(splits) + 1, rows), np.nan])
+        matrix[:, feature] = np.choose(kind, [on, next_to, on + generator.normal(0, np.ptp(splits) + 1, rows), np.nan])
     return matrix
 
 
 def export(fitted: Pipeline, matrices: dict[str, NDArray[np.float64]]) -> dict[str, bytes]:
-    """The fitted model as ONNX graphs, with and without context, by the names of their files.
+    """Export the fitted model as ONNX graphs, with and without context, by the names of their files.
 
-    Tried on random rows and on a sample of the rows of each feature matrix; ParityError where a graph does not forecast
-    the same as scikit-learn to 1e-9.
+    Checks them on random rows and on a sample of the rows of each feature matrix. Raises ParityError if a graph's
+    forecasts differ from those of scikit-learn by more than PARITY_TOLERANCE.
     """
-    graphs = {model.GRAPH: to_onnx(fitted), model.ROW_GRAPH: to_onnx(fitted, context=False)}
-    whole, row = (model.session(graph) for graph in graphs.values())
+    graphs = {model.GRAPH: to_onnx(fitted), model.SINGLE_ROW_GRAPH: to_onnx(fitted, context=False)}
+    session, single_row_session = (model.session(graph) for graph in graphs.values())
     for matrix in (
-        random_rows(fitted, PARITY_ROWS),
-        *(matrix[:: len(matrix) // PARITY_ROWS + 1] for matrix in matrices.values()),
+        random_rows(fitted, CHECKED_ROWS),
+        *(matrix[:: len(matrix) // CHECKED_ROWS + 1] for matrix in matrices.values()),
     ):
-        check_parity(model.run(whole, matrix), fitted.predict_proba(matrix)[:, 1])
-        alone = np.where(context_mask(), np.nan, matrix)
-        own = np.ascontiguousarray(matrix[:, : own_feature_count()])
-        check_parity(model.run(row, own), fitted.predict_proba(alone)[:, 1])
+        check_parity(model.run(session, matrix), fitted.predict_proba(matrix)[:, 1])
+        without_context = np.where(context_mask(), np.nan, matrix)
+        own_features = np.ascontiguousarray(matrix[:, : own_feature_count()])
+        check_parity(model.run(single_row_session, own_features), fitted.predict_proba(without_context)[:, 1])
     return graphs
 
 
 def check_parity(fcst: NDArray[np.float64], sklearn_fcst: NDArray[np.float64]) -> None:
-    """ParityError where two runs over the same rows differ by more than 1e-9 or one is not a number."""
+    """Raise ParityError if forecasts of the same rows differ by more than PARITY_TOLERANCE or one is NaN."""
     difference = float(np.max(np.abs(fcst - sklearn_fcst)))
     if difference > PARITY_TOLERANCE or np.isnan(difference):
         raise ParityError(
-            f"the ONNX graph differs from scikit-learn by {difference:g}, allowed is {PARITY_TOLERANCE:g}"
+            f"the ONNX graph differs from scikit-learn by {difference:g}, at most {PARITY_TOLERANCE:g} is allowed"
         )

@@ -19,6 +19,7 @@ def _figure(width: float, height: float) -> tuple[Figure, Any]:
 
 
 def reliability_plot(verification: dict[str, Any]) -> Figure:
+    """Plot the frequency of rain against the forecast probability, for each form."""
     figure, axes = _figure(6, 5)
     axes.plot([0, 1], [0, 1], color="0.7", linewidth=1)
     for form, values in verification["forms"].items():
@@ -30,29 +31,31 @@ def reliability_plot(verification: dict[str, Any]) -> Figure:
 
 
 def roc_plot(fcsts: dict[str, Array], obs: Array) -> Figure:
+    """Plot the ROC curve of each form's forecasts."""
     figure, axes = _figure(6, 5)
     axes.plot([0, 1], [0, 1], color="0.7", linewidth=1)
     for form, fcst in fcsts.items():
         false_alarm_rate, detection = roc_curve(fcst, obs)
-        thin = np.linspace(0, len(detection) - 1, 400).astype(np.intp)
-        axes.plot(false_alarm_rate[thin], detection[thin], label=form)
+        drawn = np.linspace(0, len(detection) - 1, 400).astype(np.intp)
+        axes.plot(false_alarm_rate[drawn], detection[drawn], label=form)
     axes.set(xlabel="false alarm rate", ylabel="probability of detection", xlim=(0, 1), ylim=(0, 1))
     axes.legend(frameon=False, fontsize="small")
     return figure
 
 
 def stations_plot(verification: dict[str, Any]) -> Figure:
+    """Plot the Brier skill of each known station on a map."""
     figure, axes = _figure(9, 5.5)
     known = stations.known()
     place = [known.names.index(name) for name in verification["stations"] if name in known.names]
     skill = [verification["stations"][known.names[i]]["brier_skill_score"] for i in place]
-    where = (known.longitude, known.latitude)
+    coordinates = (known.longitude, known.latitude)
     axes.grid(color="0.92")
     dots = axes.scatter(known.longitude[place], known.latitude[place], c=skill, s=90, cmap="viridis", edgecolor="white")
     labelled: list[int] = []
     for i in place:
-        # Around the large cities only one name has room; the table of stations has them all.
-        if any(np.hypot(*(coordinate[i] - coordinate[j] for coordinate in where)) < 1.8 for j in labelled):
+        # Only one name fits around each large city; the table of stations lists all.
+        if any(np.hypot(*(coordinate[i] - coordinate[j] for coordinate in coordinates)) < 1.8 for j in labelled):
             continue
         labelled.append(i)
         axes.annotate(
@@ -64,6 +67,7 @@ def stations_plot(verification: dict[str, Any]) -> Figure:
 
 
 def months_plot(verification: dict[str, Any]) -> Figure:
+    """Plot the Brier skill of each month."""
     figure, axes = _figure(7, 3.5)
     months = sorted(verification["months"], key=int)
     axes.bar(months, [verification["months"][name]["brier_skill_score"] for name in months], color="#3b7ea1")
@@ -72,6 +76,7 @@ def months_plot(verification: dict[str, Any]) -> Figure:
 
 
 def importance_plot(importance: dict[str, float]) -> Figure:
+    """Plot the importance of each measurement."""
     figure, axes = _figure(7, 5)
     axes.barh(list(importance), list(importance.values()), color="#3b7ea1")
     axes.invert_yaxis()

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def stage(name: str) -> Iterator[None]:
-    """Print a stage on stderr as it begins and, when it has ended, the seconds it took."""
+    """Print the name of a stage on stderr when it begins, and its duration in seconds when it ends."""
     print(f"{name} ...", file=sys.stderr, flush=True)
     start = time.monotonic()
     yield

@@ -18,7 +18,7 @@ from raincast.observations.parsing import check_header, parse_blocks
 from raincast.observations.table import Table
 from raincast.verification import Array
 
-# Made-up observations that a loaded model is tried with: neighbours, so that context counts; the last as known at 3 pm.
+# Invented observations of three neighbouring stations, so that context matters; the last is as known at 3 pm.
 PARITY_ROWS: tuple[dict[str, Any], ...] = (
     {
         "Date": "2016-09-13", "Location": "Melbourne", "MinTemp": 8.9, "MaxTemp": 15.8, "Rainfall": 3.4,
@@ -43,9 +43,9 @@ PARITY_ROWS: tuple[dict[str, Any], ...] = (
 
 
 def parity(fitted: Pipeline) -> dict[str, Any]:
-    """Return scikit-learn's forecasts of PARITY_ROWS, as one table and as single rows.
+    """Return PARITY_ROWS with scikit-learn's forecasts for them, as one table and as single rows.
 
-    Loading the model on another machine repeats them.
+    `forecast.check_parity` compares them with those of a loaded model.
     """
     frame = pd.DataFrame(list(PARITY_ROWS))
     together = build_from_frame(frame)
@@ -68,7 +68,7 @@ def build_from_frame(frame: pd.DataFrame) -> Array:
 
 
 def table_from_frame(frame: pd.DataFrame) -> Table:
-    """Return the table of a DataFrame with weatherAUS columns, checked like any other input."""
+    """Return the table of a DataFrame with weatherAUS columns. Raises ObservationError like for any other input."""
     known = [column.name for column in COLUMNS if column.name in frame]
     texts: dict[str, Sequence[str]] = {
         name: ["" if missing else str(value) for value, missing in zip(frame[name], frame[name].isna(), strict=True)]
@@ -79,7 +79,7 @@ def table_from_frame(frame: pd.DataFrame) -> Table:
 
 
 def dumped(fitted: Pipeline) -> bytes:
-    """Return the pipeline as joblib writes it."""
+    """Serialize a pipeline with joblib."""
     file = io.BytesIO()
     joblib.dump(fitted, file, compress=3)
     return file.getvalue()

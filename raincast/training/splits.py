@@ -53,7 +53,7 @@ def split(table: Table, obs: Array, config: ModelConfig, verify_from: str | None
 
 
 def require_both(obs: Array, rows: Rows, period: str) -> None:
-    """Raise ObservationError unless the rows of a period have rain days and dry days."""
+    """Raise ObservationError unless the rows of a period include rain days and dry days."""
     wet, dry = int(np.sum(obs[rows] == 1)), int(np.sum(obs[rows] == 0))
     if not wet or not dry:
-        raise ObservationError(f"{period} has {wet} rain days and {dry} dry days, it needs some of each")
+        raise ObservationError(f"{period} has {wet} rain days and {dry} dry days; it needs some of each")

@@ -1,4 +1,4 @@
-"""The record that the model was trained on, and what its training wrote about it."""
+"""The record that the model was trained on, and the description from its training."""
 
 from __future__ import annotations
 
@@ -14,17 +14,20 @@ from raincast.observations.table import Table
 
 @pytest.fixture(name="description", scope="session")
 def fixture_description(trained: Path) -> dict[str, Any]:
-    """model.json."""
+    """Return the content of model.json."""
     return model.describe(trained)
 
 
 @pytest.fixture(name="verification", scope="session")
 def fixture_verification(description: dict[str, Any]) -> dict[str, Any]:
-    """What the training wrote about the rows it kept for verification."""
+    """Return the results of the verification in model.json."""
     return dict(description["verification"])
 
 
 @pytest.fixture(scope="session")
 def record(description: dict[str, Any]) -> Table:
-    """The bundled observations, or those of RAINCAST_DATA, with the answers. Fails where the model is of others."""
+    """Read the bundled observations, or those of RAINCAST_DATA, with the outcomes.
+
+    Fails if the model was trained on other data.
+    """
     return read_record(record_setting(), description)

@@ -1,4 +1,4 @@
-"""Tomorrow's rain may stand in the input, and is never read: the trained model forecasts the same whatever it says."""
+"""The input may contain tomorrow's rain; it is never read, so that forecasts do not depend on it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ROWS = 400
 
 @pytest.fixture(name="inputs", scope="module")
 def fixture_inputs(record: Table, tmp_path_factory: pytest.TempPathFactory) -> dict[str, pd.DataFrame]:
-    """The same real observations without the answers, and with right, opposite and shuffled ones."""
+    """Return the same real observations without the outcomes, and with right, opposite and shuffled ones."""
     obs = record[TARGET.name]
     known = np.flatnonzero(~np.isnan(obs))
     rows = known[:: max(1, len(known) // ROWS)]
@@ -32,38 +32,38 @@ def fixture_inputs(record: Table, tmp_path_factory: pytest.TempPathFactory) -> d
     assert 0 < np.sum(wet) < len(wet)
     inputs = {"absent": frame}
     for name, rain in (("right", wet), ("opposite", ~wet), ("shuffled", np.random.default_rng(0).permutation(wet))):
-        answers = {"RISK_MM": np.where(rain, "12.4", "0.0"), "RainTomorrow": np.where(rain, "Yes", "No")}
-        inputs[name] = frame.assign(**answers)
+        outcomes = {"RISK_MM": np.where(rain, "12.4", "0.0"), "RainTomorrow": np.where(rain, "Yes", "No")}
+        inputs[name] = frame.assign(**outcomes)
     assert set(inputs["right"]) - set(frame) == OUTCOME_COLUMNS
     assert rows_of(record) >= len(frame) >= ROWS
     return inputs
 
 
-def test_a_file_is_forecast_the_same_whatever_it_says_of_tomorrow(
+def test_forecasts_of_a_file_do_not_depend_on_outcomes_in_it(
     inputs: dict[str, pd.DataFrame], command: Command, trained: Path
 ) -> None:
     forecasts = {}
     for name, frame in inputs.items():
-        answer = command("prediction.py", "-", "--model", trained, stdin=frame.to_csv(index=False).encode())
-        assert answer.returncode == 0, answer.stderr
-        forecasts[name] = answer.stdout
+        process = command("prediction.py", "-", "--model", trained, stdin=frame.to_csv(index=False).encode())
+        assert process.returncode == 0, process.stderr
+        forecasts[name] = process.stdout
     changed = [name for name, forecast in forecasts.items() if forecast != forecasts["absent"]]
-    assert not changed, f"tomorrow's rain leaks into forecasts of a file: {changed} answers change them"
+    assert not changed, f"tomorrow's rain leaks into forecasts of a file: {changed} outcomes change them"
 
 
-def test_the_service_forecasts_the_same_whatever_a_request_says_of_tomorrow(
+def test_forecasts_of_the_service_do_not_depend_on_outcomes_in_the_request(
     inputs: dict[str, pd.DataFrame], trained: Path, tmp_path: Path
 ) -> None:
     with started(tmp_path, "--model", trained) as server:
         for path, member in (("/forecast", "observations"), ("/invocations", "dataframe_records")):
-            answers = {}
+            responses = {}
             for name, frame in inputs.items():
                 typed = pd.read_csv(io.StringIO(frame.to_csv(index=False)))
                 rows = json.loads(typed.to_json(orient="records"))
-                # Together, and the first ones each alone, which is another way through the service and another graph.
-                bodies = [json.dumps({member: asked}).encode() for asked in (rows, *([row] for row in rows[:20]))]
-                replies = [server.ask("POST", path, body) for body in bodies]
+                # All rows together, and the first ones as single rows, which take the fast path and the other graph.
+                batches = (rows, *([row] for row in rows[:20]))
+                replies = [server.ask("POST", path, json.dumps({member: batch}).encode()) for batch in batches]
                 assert {reply.status for reply in replies} == {200}, replies[0].body[:500]
-                answers[name] = [reply.body for reply in replies]
-            changed = [name for name, answer in answers.items() if answer != answers["absent"]]
-            assert not changed, f"tomorrow's rain leaks into forecasts of {path}: {changed} answers change them"
+                responses[name] = [reply.body for reply in replies]
+            changed = [name for name, bodies in responses.items() if bodies != responses["absent"]]
+            assert not changed, f"tomorrow's rain leaks into forecasts of {path}: {changed} outcomes change them"

@@ -1,7 +1,7 @@
 """Speed as ratios of medians, measured in turns in one process: a busy machine slows both sides of a ratio.
 
-What is asserted is far from what was measured on a quiet machine (docs/decisions.md), so that only a change of the
-kind that users notice is red.
+The limits are far from the measurements on a quiet machine (docs/decisions.md), so that only a change that users notice
+fails.
 """
 
 from __future__ import annotations
@@ -29,21 +29,23 @@ from threadpoolctl import threadpool_limits
 from raincast.features.build import build_features, row_features
 from raincast.forecasting import model
 from raincast.serving.app import Service
+from raincast.serving.fast_path import FastRequest
+from raincast.serving.forecaster import Response as ForecastResponse
 from raincast.serving.openapi import EXAMPLE
 from raincast.training import sklearn_pipeline
 
 WARM_UP = 5
-# Times what a route that does nothing takes: through ASGI, and on the short way of small requests.
-MOST, MOST_QUICK = 7.0, 6.0
+# Time of a forecast relative to a route that does nothing: through ASGI, and on the fast path.
+MAX_RATIO, MAX_RATIO_FAST_PATH = 7.0, 6.0
 FORECAST = "/forecast"
 HEADERS = {b"host": b"test", b"content-type": b"application/json"}
 BODY = json.dumps({"observations": [EXAMPLE[0]]}).encode()
 
 
 def slowness(ours: Callable[[], object], theirs: Callable[[], object], calls: int) -> float:
-    """How many times as long ours takes: the ratio of the medians over single calls, one of each in turn.
+    """Return the ratio of the median times of single calls, ours / theirs, one of each in turn.
 
-    A call that is interrupted, as on a busy machine many are, is one of many, on either side.
+    Interruptions, frequent on a busy machine, affect single calls on either side and not the medians.
     """
 
     def seconds(call: Callable[[], object]) -> float:
@@ -57,13 +59,13 @@ def slowness(ours: Callable[[], object], theirs: Callable[[], object], calls: in
 
 @pytest.fixture(name="loaded", scope="module")
 def fixture_loaded(trained: Path) -> model.Model:
-    """The model that serves."""
+    """Load the model."""
     return model.load(trained)
 
 
 @pytest.fixture(name="service", scope="module")
 def fixture_service(loaded: model.Model) -> Iterator[Service]:
-    """The service in this process, its request log thrown away."""
+    """Return the service in this process, with its request log discarded."""
     with open(os.devnull, "w", encoding="utf-8") as nowhere, redirect_stdout(nowhere):
         service = Service(loaded)
         with closing(service):
@@ -72,7 +74,7 @@ def fixture_service(loaded: model.Model) -> Iterator[Service]:
 
 @pytest.fixture(name="no_op", scope="module")
 def fixture_no_op() -> Starlette:
-    """A route that reads the body and answers: what Starlette costs alone."""
+    """Return an application with one route that reads the body and responds: the cost of Starlette."""
 
     async def forecast(request: Request) -> Response:
         await request.body()
@@ -82,7 +84,7 @@ def fixture_no_op() -> Starlette:
 
 
 def asked(app: Callable[..., Awaitable[None]]) -> bytes:
-    """The body that an application answers BODY with, without a server and a network."""
+    """Return the body of an application's response to BODY, without a server and a network."""
     scope = {
         "type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "method": "POST", "scheme": "http",
         "path": FORECAST, "raw_path": FORECAST.encode(), "query_string": b"", "root_path": "",
@@ -97,48 +99,44 @@ def asked(app: Callable[..., Awaitable[None]]) -> bytes:
         sent.append(message)
 
     coroutine = app(scope, receive, send)
-    # Neither waits for anything: one step runs to the end.
+    # No application waits for anything: one step runs to the end.
     with pytest.raises(StopIteration):
         coroutine.send(None)  # type: ignore[attr-defined]
     assert sent[0]["status"] == 200
     return b"".join(message.get("body", b"") for message in sent[1:])
 
 
-def test_a_forecast_of_one_record_costs_little_beside_what_starlette_costs_alone(
-    service: Service, no_op: Starlette
-) -> None:
+def test_a_forecast_of_one_record_costs_little_compared_with_starlette(service: Service, no_op: Starlette) -> None:
     assert asked(no_op) == b"{}"
     assert b"probability_of_rain" in asked(service)
-    found = slowness(lambda: asked(service), lambda: asked(no_op), calls=3_000)
-    assert found <= MOST, (
-        f"a forecast of one record takes {found:.1f} times as long as a route that does nothing; at most {MOST}"
+    ratio = slowness(lambda: asked(service), lambda: asked(no_op), calls=3_000)
+    assert ratio <= MAX_RATIO, (
+        f"a forecast of one record takes {ratio:.1f} times as long as a route that does nothing; at most {MAX_RATIO}"
     )
 
 
-def test_the_quick_way_of_one_record_is_in_the_range_of_a_route_that_does_nothing(
-    service: Service, no_op: Starlette
-) -> None:
-    def quickly() -> Response:
-        answers: list[Response] = []
-        service.quick(FORECAST, HEADERS, BODY, time.perf_counter(), lambda answer, _: answers.append(answer))
-        service.flush()
-        answer = answers.pop()
-        return answer
+def test_the_fast_path_of_one_record_costs_little_compared_with_starlette(service: Service, no_op: Starlette) -> None:
+    def on_fast_path() -> ForecastResponse:
+        responses: list[ForecastResponse] = []
+        request = FastRequest(FORECAST, HEADERS, lambda response, _: responses.append(response), [BODY])
+        service.fast_path.submit(request)
+        service.fast_path.flush()
+        return responses.pop()
 
     async def measured() -> float:
-        answer = quickly()
-        assert (answer.status, answer.rows) == (200, 1)
-        return slowness(quickly, lambda: asked(no_op), calls=3_000)
+        response = on_fast_path()
+        assert (response.status, response.rows) == (200, 1)
+        return slowness(on_fast_path, lambda: asked(no_op), calls=3_000)
 
-    found = asyncio.run(measured())
-    assert found <= MOST_QUICK, (
-        f"the quick way takes {found:.1f} times as long as a route that does nothing; at most {MOST_QUICK}"
+    ratio = asyncio.run(measured())
+    assert ratio <= MAX_RATIO_FAST_PATH, (
+        f"the fast path takes {ratio:.1f} times as long as a route that does nothing; at most {MAX_RATIO_FAST_PATH}"
     )
 
 
-@pytest.mark.parametrize(("rows", "calls", "least"), [(1, 40, 10.0), (1_000, 20, 1.2)])
+@pytest.mark.parametrize(("rows", "calls", "minimum"), [(1, 40, 10.0), (1_000, 20, 1.2)])
 def test_forecasts_are_faster_than_those_of_the_scikit_learn_pipeline(
-    loaded: model.Model, trained: Path, bundled_rows: list[dict[str, str]], rows: int, calls: int, least: float
+    loaded: model.Model, trained: Path, bundled_rows: list[dict[str, str]], rows: int, calls: int, minimum: float
 ) -> None:
     pipeline = joblib.load(trained / model.PIPELINE)
     frame = pd.DataFrame(bundled_rows[-rows:])
@@ -153,8 +151,8 @@ def test_forecasts_are_faster_than_those_of_the_scikit_learn_pipeline(
     def theirs() -> Any:
         return pipeline[1:].predict_proba(pipeline[0].transform(frame))[:, 1]
 
-    # One thread each: how many cores are free is not what is compared.
+    # One thread each, since the number of idle cores varies.
     with threadpool_limits(1):
         np.testing.assert_allclose(ours(), theirs(), atol=1e-9)
-        found = 1 / slowness(ours, theirs, calls)
-    assert found >= least, f"{rows} rows: {found:.2f} times as fast as the scikit-learn pipeline, at least {least}"
+        ratio = 1 / slowness(ours, theirs, calls)
+    assert ratio >= minimum, f"{rows} rows: {ratio:.2f} times as fast as the scikit-learn pipeline, at least {minimum}"

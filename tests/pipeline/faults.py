@@ -74,7 +74,7 @@ def slow_model(checkout: Path) -> Variables:
     """Run the graph of a single row many times for each forecast."""
     path = checkout / "raincast" / "forecasting" / "model.py"
     code = path.read_text(encoding="utf-8")
-    run = re.compile(r"(self\.row_graph\.run\((?:None|\([^()]*\)), \{[^{}]*\}\))")
+    run = re.compile(r"(self\.single_row_graph\.run\((?:None|\([^()]*\)), \{[^{}]*\}\))")
     slow, count = run.subn(r"[\1 for _ in range(40)][-1]", code)
     assert count == 1, f"{path}: found {count} calls of the single-row graph, expected once"
     path.write_text(slow, encoding="utf-8")

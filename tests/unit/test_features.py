@@ -1,4 +1,4 @@
-"""Features against hand-computed and published values, and the promises that hold for every table."""
+"""Features against hand-computed and published values, and properties that hold for every table."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ from raincast.observations.columns import COLUMNS, DIRECTIONS, MEASUREMENTS, NUM
 from raincast.observations.errors import ObservationWarning
 from raincast.observations.table import Table, as_known_at_3pm, empty, no_rows, rows_of, take
 
-# How long an example takes is the machine's business. The same examples each time: a feature that lies within 1e-12
-# of the middle between two roundings would be found now and then, and say nothing about the code.
+# The time of an example depends on the machine. The examples are the same each time: random ones would now and then
+# have a feature within 1e-12 of the middle between two roundings and fail without an error in the code.
 UNTIMED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True)
 
 # Near to and far from each other.
@@ -49,7 +49,7 @@ TODAY = "2017-03-01"
 
 
 def table_of(locations: list[str], dates: list[str] | None = None, **values: Any) -> Table:
-    """A table of the given columns, all others missing."""
+    """Return a table with the given columns, all others missing."""
     table = {column.name: empty(column, len(locations)) for column in COLUMNS}
     table["Location"] = np.array(locations)
     if dates is not None:
@@ -58,22 +58,22 @@ def table_of(locations: list[str], dates: list[str] | None = None, **values: Any
 
 
 def feature(table: Table, name: str) -> np.ndarray:
-    """One column of the feature matrix, shape (rows,)."""
+    """Return one column of the feature matrix, shape (rows,)."""
     return build_features(table)[:, feature_names().index(name)]
 
 
 def degrees_of(directions: np.ndarray) -> np.ndarray:
-    """Degrees of each direction by the codes and the table that the formulas use."""
+    """Return the degrees of each direction, by the codes and the lookup table of the formulas."""
     return np.asarray(array_arithmetic().degrees[direction_codes(directions)])
 
 
 def near(expected: Any) -> Any:
-    """The expected value to within the features' rounding."""
+    """Return an approximation of the expected value within the rounding of features."""
     return pytest.approx(expected, abs=1e-6, nan_ok=True)
 
 
 def random_table(places: list[tuple[str, int | None]], seed: int, missing: float, absent: set[str]) -> Table:
-    """Values within the limits, some of them at the limits, in one decimal as instruments give them."""
+    """Return values within the limits, some of them at the limits, with one decimal like those of instruments."""
     generator = np.random.default_rng(seed)
     rows = len(places)
     table: Table = {}
@@ -100,7 +100,7 @@ def random_table(places: list[tuple[str, int | None]], seed: int, missing: float
 
 
 def tables(max_size: int = 25) -> st.SearchStrategy[Table]:
-    """Tables of known stations, one row per station and day, some rows without a date."""
+    """Generate tables of known stations, one row per station and day, some rows without a date."""
     day = st.none() | st.sampled_from(DAYS)
     return st.builds(
         random_table,
@@ -109,9 +109,6 @@ def tables(max_size: int = 25) -> st.SearchStrategy[Table]:
         st.sampled_from([0.0, 0.1, 0.5]),
         st.sets(st.sampled_from(MEASUREMENTS), max_size=4),
     )
-
-
-# ---- formulas
 
 
 def test_direction_degrees_go_clockwise_from_north_in_16_steps() -> None:
@@ -151,7 +148,7 @@ def test_wind_components_have_the_length_of_the_speed() -> None:
     np.testing.assert_allclose(np.hypot(*wind_components(codes, speed, array_arithmetic())), speed)
 
 
-def test_wind_components_are_0_when_calm_and_nan_where_direction_or_speed_is_missing() -> None:
+def test_wind_components_are_0_if_calm_and_nan_if_direction_or_speed_is_missing() -> None:
     codes = direction_codes(np.array(["", "E", "", "E"]))
     speed = np.array([0.0, 0.0, 5.0, np.nan])
     for component in wind_components(codes, speed, array_arithmetic()):
@@ -160,29 +157,29 @@ def test_wind_components_are_0_when_calm_and_nan_where_direction_or_speed_is_mis
 
 @pytest.mark.parametrize(("temperature", "humidity", "expected"), [(25, 50, 13.9), (20, 60, 12.0), (30, 80, 26.2)])
 def test_dew_point_is_that_of_published_tables(temperature: float, humidity: float, expected: float) -> None:
-    found = dew_point(np.array([float(temperature)]), np.array([float(humidity)]), array_arithmetic())
-    assert found == pytest.approx(expected, abs=0.1)
+    dew_points = dew_point(np.array([float(temperature)]), np.array([float(humidity)]), array_arithmetic())
+    assert dew_points == pytest.approx(expected, abs=0.1)
 
 
 def test_dew_point_of_saturated_air_is_its_temperature() -> None:
     temperature = np.linspace(-15, 55, 15)
-    found = dew_point(temperature, np.full(15, 100.0), array_arithmetic())
-    np.testing.assert_allclose(found, temperature, atol=1e-9)
+    dew_points = dew_point(temperature, np.full(15, 100.0), array_arithmetic())
+    np.testing.assert_allclose(dew_points, temperature, atol=1e-9)
 
 
 def test_dew_point_rises_with_humidity_and_takes_0_percent_for_1() -> None:
-    found = dew_point(np.full(101, 20.0), np.arange(101.0), array_arithmetic())
-    assert found[0] == found[1]
-    assert (np.diff(found[1:]) > 0).all()
+    dew_points = dew_point(np.full(101, 20.0), np.arange(101.0), array_arithmetic())
+    assert dew_points[0] == dew_points[1]
+    assert (np.diff(dew_points[1:]) > 0).all()
     missing = dew_point(np.array([np.nan, 20.0]), np.array([50.0, np.nan]), array_arithmetic())
     assert np.isnan(missing).all()
 
 
 def test_day_of_year_counts_from_1_knows_leap_years_and_is_0_for_a_missing_date() -> None:
     dates = ["2017-01-01", "2017-03-01", "2017-12-31", "2016-03-01", "2016-12-31", "1900-12-31", "NaT"]
-    found = day_of_year(np.array(dates, "datetime64[D]"))
-    np.testing.assert_array_equal(found, [1, 60, 365, 61, 366, 365, 0])
-    assert found.dtype.kind == "i"
+    days = day_of_year(np.array(dates, "datetime64[D]"))
+    np.testing.assert_array_equal(days, [1, 60, 365, 61, 366, 365, 0])
+    assert days.dtype.kind == "i"
 
 
 @pytest.mark.parametrize(
@@ -201,7 +198,7 @@ def test_day_length_has_no_jump_in_the_year_and_polar_day_and_night() -> None:
     assert np.isnan(day_length(np.array([np.nan, -33.0]), np.array([1.0, np.nan]))).all()
 
 
-def test_wet_is_more_than_1_mm_and_rain_today_speaks_where_rainfall_is_missing() -> None:
+def test_wet_is_more_than_1_mm_and_rain_today_decides_if_rainfall_is_missing() -> None:
     table = table_of(
         ["Sydney"] * 8,
         Rainfall=[0.0, 1.0, 1.1, 1.2, 0.0, np.nan, np.nan, np.nan],
@@ -275,11 +272,8 @@ def test_gust_ratio_takes_a_calm_for_1_kmh() -> None:
     assert feature(table_of(["Sydney"], WindGustSpeed=[30.0], WindSpeed3pm=[0.0]), "gust_ratio") == near([30.0])
 
 
-# ---- neighbours
-
-
 def weight_of(one: str, other: str, radius: float) -> float:
-    """exp(-d / radius) of two known stations."""
+    """Return exp(-d / radius) for the distance d of two known stations."""
     places = stations.known()
     i, j = places.names.index(one), places.names.index(other)
     return float(np.exp(-np.hypot(places.east_km[i, j], places.north_km[i, j]) / radius))
@@ -356,8 +350,8 @@ def test_sectors_hold_the_stations_of_their_quarter() -> None:
     # Seen from Canberra: Moree (29.5 S) north, Wollongong (150.9 E) east, Sale (38.1 S) south, Mildura (142.1 E) west.
     names = ["Canberra", "Moree", "Wollongong", "Sale", "Mildura"]
     table = table_of(names, [TODAY] * 5, Humidity3pm=[50.0, 10.0, 20.0, 30.0, 40.0])
-    found = [feature(table, f"Humidity3pm_{sector}")[0] for sector in "NESW"]
-    assert found == near([10.0, 20.0, 30.0, 40.0])
+    means = [feature(table, f"Humidity3pm_{sector}")[0] for sector in "NESW"]
+    assert means == near([10.0, 20.0, 30.0, 40.0])
 
 
 def test_sector_mean_is_weighted_over_500_km() -> None:
@@ -407,15 +401,12 @@ def test_pressure_plane_is_nan_with_too_few_stations_or_none_around(others: list
         assert np.isnan(feature(table, name)[0])
 
 
-# ---- history
-
-
 def test_pressure_since_yesterday_is_the_change_to_the_day_before() -> None:
     # The 4th has no day before; on the 6th yesterday's pressure is missing, on the 7th today's.
     dates = ["2017-02-28", "2017-03-01", "2017-03-02", "2017-03-04", "2017-03-05", "2017-03-06", "2017-03-07"]
     pressure = [1010.0, 1006.5, 1008.0, 1012.0, np.nan, 1001.0, np.nan]
-    found = feature(table_of(["Sydney"] * 7, dates, Pressure3pm=pressure), "Pressure3pm_since_yesterday")
-    assert found == near([np.nan, -3.5, 1.5, np.nan, np.nan, np.nan, np.nan])
+    change = feature(table_of(["Sydney"] * 7, dates, Pressure3pm=pressure), "Pressure3pm_since_yesterday")
+    assert change == near([np.nan, -3.5, 1.5, np.nan, np.nan, np.nan, np.nan])
 
 
 @pytest.mark.parametrize("field", ["MaxTemp", "Humidity3pm", "Pressure3pm"])
@@ -427,7 +418,7 @@ def test_anomaly_is_the_distance_from_the_mean_of_30_days_across_gaps(field: str
         "Pressure3pm": [1045.0, 1010.0, 1016.0, np.nan, 1020.0],
     }[field]
     dates = ["2017-01-01", "2017-01-02", "2017-01-11", "2017-01-21", "2017-02-01"]
-    found = feature(table_of(["Sydney"] * 5, dates, **{field: values}), f"{field}_anomaly")
+    anomaly = feature(table_of(["Sydney"] * 5, dates, **{field: values}), f"{field}_anomaly")
     # On 11 January the mean is that of the 1st and the 2nd; on 1 February that of the 2nd and the 11th.
     expected = [
         np.nan,
@@ -436,20 +427,20 @@ def test_anomaly_is_the_distance_from_the_mean_of_30_days_across_gaps(field: str
         np.nan,
         values[4] - (values[1] + values[2]) / 2,
     ]
-    assert found == near(expected)
+    assert anomaly == near(expected)
 
 
 def test_anomaly_of_an_unbroken_series_counts_30_days_and_not_the_31st() -> None:
     dates = [str(np.datetime64("2017-01-01") + day) for day in range(33)]
     squares = np.arange(33.0) ** 2 / 32
-    found = feature(table_of(["Sydney"] * 33, dates, MaxTemp=squares), "MaxTemp_anomaly")
+    anomaly = feature(table_of(["Sydney"] * 33, dates, MaxTemp=squares), "MaxTemp_anomaly")
     # Day 32 looks back to day 2, day 30 to day 0, day 3 to days 0, 1 and 2.
-    assert found[32] == near(squares[32] - squares[2:32].mean())
-    assert found[30] == near(squares[30] - squares[0:30].mean())
-    assert found[3] == near(squares[3] - (0 + 1 + 4) / 32 / 3)
+    assert anomaly[32] == near(squares[32] - squares[2:32].mean())
+    assert anomaly[30] == near(squares[30] - squares[0:30].mean())
+    assert anomaly[3] == near(squares[3] - (0 + 1 + 4) / 32 / 3)
 
 
-def test_history_is_whole_however_many_stations_a_day_has() -> None:
+def test_history_covers_30_days_for_any_number_of_stations() -> None:
     # Three stations day by day: the last 30 days of one are 90 rows away.
     dates = [str(np.datetime64("2017-01-01") + day) for day in range(31) for _ in range(3)]
     table = table_of(["Sydney", "Perth", "Cobar"] * 31, dates, MaxTemp=np.arange(93.0) / 3)
@@ -461,9 +452,9 @@ def test_wet_share_is_that_of_the_known_days_of_the_last_seven() -> None:
     # Wet on the 1st and 3rd, unknown on the 5th, no row on the 7th.
     dates = [f"2017-03-{day:02}" for day in (1, 2, 3, 4, 5, 6, 8, 9, 20)]
     rain = [5.0, 0.0, 5.0, 0.0, np.nan, 0.0, 5.0, 5.0, 5.0]
-    found = feature(table_of(["Sydney"] * 9, dates, Rainfall=rain), "wet_share_7_days")
+    share = feature(table_of(["Sydney"] * 9, dates, Rainfall=rain), "wet_share_7_days")
     # The 8th sees the 1st to the 6th, two of five wet; the 9th the 2nd to the 8th, again two of five; the 20th nothing.
-    assert found == near([np.nan, 1.0, 1 / 2, 2 / 3, 2 / 4, 2 / 4, 2 / 5, 2 / 5, np.nan])
+    assert share == near([np.nan, 1.0, 1 / 2, 2 / 3, 2 / 4, 2 / 4, 2 / 5, 2 / 5, np.nan])
 
 
 def test_history_is_that_of_the_same_station_known_or_not() -> None:
@@ -481,12 +472,9 @@ def test_history_is_that_of_the_same_station_known_or_not() -> None:
     assert matrix[:, names.index("wet_share_7_days")] == near([np.nan, np.nan, 0.0, 1.0])
 
 
-def test_rows_without_a_date_have_no_history_and_are_none() -> None:
+def test_rows_without_a_date_have_no_history_and_are_no_history() -> None:
     table = table_of(["Sydney"] * 4, ["NaT", TODAY, "NaT", "2017-03-02"], Pressure3pm=[990.0, 1010.0, 1000.0, 1011.0])
     assert feature(table, "Pressure3pm_anomaly") == near([np.nan, np.nan, np.nan, 1.0])
-
-
-# ---- promises for every table
 
 
 @UNTIMED
@@ -498,12 +486,12 @@ def test_the_order_of_the_rows_does_not_matter(table: Table, random: Any) -> Non
 
 @UNTIMED
 @given(tables(max_size=12))
-def test_a_row_alone_has_the_same_own_features_and_no_context(table: Table) -> None:
+def test_a_single_row_has_the_same_own_features_and_no_context(table: Table) -> None:
     matrix, context = build_features(table), context_mask()
     for row in range(len(matrix)):
-        alone = build_features(take(table, np.array([row])))
-        np.testing.assert_array_equal(alone[0, ~context], matrix[row, ~context])
-        assert np.isnan(alone[0, context]).all()
+        single = build_features(take(table, np.array([row])))
+        np.testing.assert_array_equal(single[0, ~context], matrix[row, ~context])
+        assert np.isnan(single[0, context]).all()
 
 
 @UNTIMED
@@ -515,7 +503,7 @@ def test_a_later_day_never_changes_the_features_of_an_earlier_one(table: Table, 
 
 @UNTIMED
 @given(tables(), st.sampled_from(DAYS))
-def test_a_day_is_forecast_the_same_without_what_is_more_than_30_days_ago(table: Table, day: int) -> None:
+def test_the_features_of_a_day_do_not_depend_on_days_more_than_30_days_before(table: Table, day: int) -> None:
     now = table["Date"] == START + day
     recent = ~(table["Date"] < START + day - HISTORY_DAYS)
     np.testing.assert_array_equal(build_features(take(table, recent))[now[recent]], build_features(table)[now])
@@ -523,15 +511,15 @@ def test_a_day_is_forecast_the_same_without_what_is_more_than_30_days_ago(table:
 
 @UNTIMED
 @given(tables(), st.floats(0, 100))
-def test_the_answers_in_a_table_never_change_the_features(table: Table, rain: float) -> None:
+def test_outcomes_in_a_table_never_change_the_features(table: Table, rain: float) -> None:
     rows = rows_of(table)
-    answers = {"RISK_MM": np.full(rows, rain), "RainTomorrow": np.full(rows, float(rain > 1))}
-    np.testing.assert_array_equal(build_features(table | answers), build_features(table))
+    outcomes = {"RISK_MM": np.full(rows, rain), "RainTomorrow": np.full(rows, float(rain > 1))}
+    np.testing.assert_array_equal(build_features(table | outcomes), build_features(table))
 
 
 @UNTIMED
 @given(tables())
-def test_building_leaves_the_table_as_it_was(table: Table) -> None:
+def test_build_features_does_not_change_the_table(table: Table) -> None:
     before = {name: values.copy() for name, values in table.items()}
     build_features(table)
     assert list(table) == list(before)
@@ -561,19 +549,16 @@ def test_neighbour_means_lie_between_the_values_of_that_day(table: Table) -> Non
 
 @UNTIMED
 @given(tables())
-def test_what_is_known_at_3pm_is_all_there_is_where_the_other_four_columns_are_absent(table: Table) -> None:
+def test_as_known_at_3_pm_equals_a_table_without_the_four_later_columns(table: Table) -> None:
     rows = rows_of(table)
     without = table | {column.name: empty(column, rows) for column in COLUMNS if column.name in UNKNOWN_AT_3PM}
     np.testing.assert_array_equal(build_features(as_known_at_3pm(without)), build_features(without))
-    # And the four are all that 3 pm does not know.
+
     np.testing.assert_array_equal(build_features(as_known_at_3pm(table)), build_features(without))
 
 
-# ---- a row alone
-
-
 def one_row(place: str, day: str | None, seed: int, missing: float, calm: set[str]) -> Table:
-    """One observation at a station, known or not, with some winds calm and some values at their limits or missing."""
+    """Return one observation at a known or unknown station, some winds calm, some values at their limits or missing."""
     table = random_table([(place, None)], seed, missing, set())
     if day is not None:
         table["Date"] = np.array([day], "datetime64[D]")
@@ -591,23 +576,23 @@ ONE_ROWS = st.builds(
 
 
 def as_row(table: Table) -> dict[str, Any]:
-    """The one row of a table in plain Python values."""
+    """Return the only row of a table as plain Python values."""
     return {name: values.item() for name, values in table.items()}
 
 
 def assert_same_bits(one: np.ndarray, other: np.ndarray) -> None:
-    """The same shape and the same floats, 0.0 and -0.0 told apart, NaN for NaN."""
+    """Assert equal shapes and equal floats, 0.0 different from -0.0, NaN equal to NaN."""
     assert one.shape == other.shape
     assert one.dtype == other.dtype == np.float64
     np.testing.assert_array_equal(np.isnan(one), np.isnan(other))
-    bits = [np.where(np.isnan(matrix), 0.0, matrix).view(np.int64) for matrix in (one, other)]
-    np.testing.assert_array_equal(*bits)
+    one_bits, other_bits = (np.where(np.isnan(matrix), 0.0, matrix).view(np.int64) for matrix in (one, other))
+    np.testing.assert_array_equal(one_bits, other_bits)
 
 
 @UNTIMED
 @given(ONE_ROWS)
 @pytest.mark.filterwarnings("ignore::raincast.observations.errors.ObservationWarning")
-def test_a_row_alone_has_the_very_features_of_a_table_of_one_row(table: Table) -> None:
+def test_a_single_row_has_exactly_the_features_of_a_table_of_one_row(table: Table) -> None:
     built = build_features(table)
     assert_same_bits(row_features(as_row(table)), built[:, : own_feature_count()])
     assert np.isnan(built[:, own_feature_count() :]).all()
@@ -615,21 +600,21 @@ def test_a_row_alone_has_the_very_features_of_a_table_of_one_row(table: Table) -
 
 @settings(UNTIMED, max_examples=10)
 @given(st.integers(0, 2**32))
-def test_rows_one_by_one_have_the_own_features_of_a_table_of_many(seed: int) -> None:
+def test_single_rows_have_exactly_the_own_features_of_a_batch(seed: int) -> None:
     table = random_table([(name, day) for name in stations.known().names for day in DAYS], seed, 0.2, set())
     built = build_features(table)
     for row in range(0, len(built), 7):
-        alone = row_features(as_row(take(table, slice(row, row + 1))))
-        assert_same_bits(alone[0], built[row, : own_feature_count()])
+        single = row_features(as_row(take(table, slice(row, row + 1))))
+        assert_same_bits(single[0], built[row, : own_feature_count()])
 
 
-def test_a_row_of_nothing_but_an_unknown_station_is_nan_throughout() -> None:
+def test_all_features_of_a_row_with_only_an_unknown_station_are_nan() -> None:
     row = row_features(as_row(table_of(["Atlantis"])))
     assert row.shape == (1, own_feature_count())
     assert np.isnan(row).all()
 
 
-def test_a_row_leaves_what_it_was_given_as_it_was_and_needs_no_other_columns() -> None:
+def test_row_features_does_not_change_the_row_and_ignores_other_columns() -> None:
     row = as_row(random_table([("Sydney", 0)], 1, 0.0, set()))
     before = dict(row)
     expected = row_features(row)
@@ -649,9 +634,6 @@ def test_own_features_are_the_first_and_context_the_rest() -> None:
     np.testing.assert_array_equal(context_mask(), np.arange(len(feature_names())) >= own_feature_count())
     assert feature_names()[own_feature_count() - 1] == "sunshine_share"
     assert feature_names()[own_feature_count()] == "Pressure3pm_since_yesterday"
-
-
-# ---- unknown stations, names
 
 
 def test_unknown_stations_are_named_once_in_order_five_at_most() -> None:
@@ -711,12 +693,12 @@ def test_names_are_unique_and_as_many_as_the_matrix_has_columns(make: Callable[[
     assert build_features(table).shape == (rows_of(table), len(names))
 
 
-def test_context_is_what_history_and_neighbours_add() -> None:
+def test_context_features_are_those_of_history_and_neighbours() -> None:
     named = dict(zip(feature_names(), context_mask().tolist(), strict=True))
-    own = {name for name, from_others in named.items() if not from_others}
-    assert own >= {*NUMBERS, "wet", "veer", "u_gust", "dew_point_3pm", "latitude", "day_length", "sunshine_share"}
-    assert not any("_within_" in name or name.endswith(("_N", "_E", "_S", "_W", "_anomaly")) for name in own)
-    assert not own & {"wet_share_7_days", "Pressure3pm_since_yesterday", "pressure_gradient_east"}
+    own_names = {name for name, from_others in named.items() if not from_others}
+    assert own_names >= {*NUMBERS, "wet", "veer", "u_gust", "dew_point_3pm", "latitude", "day_length", "sunshine_share"}
+    assert not any("_within_" in name or name.endswith(("_N", "_E", "_S", "_W", "_anomaly")) for name in own_names)
+    assert not own_names & {"wet_share_7_days", "Pressure3pm_since_yesterday", "pressure_gradient_east"}
 
 
 def test_rain_tomorrow_is_no_feature() -> None:

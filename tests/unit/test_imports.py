@@ -1,4 +1,4 @@
-"""The boundaries: imports go downward, and what serves never loads what trains."""
+"""Boundaries between rooms: imports go downward, and serving never loads libraries of the training environment."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def _room(path: Path) -> str:
 
 
 def _imported(path: Path) -> set[str]:
-    """Rooms and top-level modules of the package that a file imports."""
+    """Return the rooms and top-level modules of the package that a file imports."""
     imported: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.ImportFrom) and node.module == "raincast":
@@ -63,7 +63,7 @@ def test_modules_of_a_room_do_not_import_each_other_in_a_circle() -> None:
     list(TopologicalSorter({name: set(graph) & imported for name, imported in graph.items()}).static_order())
 
 
-def test_packages_have_no_code_of_their_own() -> None:
+def test_init_files_are_empty() -> None:
     assert [path for path in PACKAGE.glob("*/__init__.py") if path.read_text(encoding="utf-8")] == []
 
 
@@ -76,22 +76,22 @@ def test_only_tracking_imports_mlflow_and_only_train_imports_tracking() -> None:
 
 
 def _loaded_by(code: str) -> set[str]:
-    """Top-level modules in memory after some code has run in a fresh process."""
+    """Return the top-level modules in memory after some code has run in a new process."""
     call = [sys.executable, "-c", f"{code}\nimport sys; print('\\n'.join({{m.split('.')[0] for m in sys.modules}}))"]
-    answer = subprocess.run(call, capture_output=True, text=True, check=True, cwd=ROOT)
-    return set(answer.stdout.split())
+    process = subprocess.run(call, capture_output=True, text=True, check=True, cwd=ROOT)
+    return set(process.stdout.split())
 
 
-@pytest.mark.parametrize("form", ["table", "csv", "json", "parquet"])
-def test_a_forecast_loads_nothing_that_trains_and_no_pickle(form: str, trained: Path) -> None:
+@pytest.mark.parametrize("output_format", ["table", "csv", "json", "parquet"])
+def test_a_forecast_loads_no_training_library_and_no_pickle(output_format: str, trained: Path) -> None:
     code = (
         "import sys, os\n"
         "def no_pickle(event, _):\n"
         "    assert event != 'pickle.find_class', 'a pickle was loaded'\n"
         "sys.addaudithook(no_pickle)\n"
         "import prediction\n"
-        f"given = prediction.arguments(['--format', '{form}', '--model', {str(trained)!r}, '-o', os.devnull])\n"
-        "prediction.predict(given)"
+        f"call = ['--format', '{output_format}', '--model', {str(trained)!r}, '-o', os.devnull]\n"
+        "prediction.predict(prediction.arguments(call))"
     )
     assert not _loaded_by(code) & TRAINING_ONLY
 
@@ -103,7 +103,9 @@ def test_importing_the_package_reads_and_writes_nothing(tmp_path: Path) -> None:
         "import numpy, onnxruntime, csv, gzip, zipfile, json, ctypes, tempfile\n"
         "opened = []\n"
         "sys.addaudithook(lambda event, args: opened.append(str(args[0])) if event == 'open' else None)\n"
-        "from raincast import cli\nfrom raincast.features import build\nfrom raincast.forecasting import forecast, model\n"
+        "from raincast import cli\n"
+        "from raincast.features import build\n"
+        "from raincast.forecasting import forecast, model\n"
         "from raincast.observations import reading, stations\n"
         "assert not [p for p in opened if not p.endswith(('.py', '.pyc')) and '.pyc.' not in p], opened"
     )

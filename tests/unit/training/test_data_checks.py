@@ -1,4 +1,4 @@
-"""Checks before a training: what cannot be learned from is refused, what is doubtful is said."""
+"""Checks before a training: unfit tables are refused, doubtful values give a warning."""
 
 from __future__ import annotations
 
@@ -16,25 +16,27 @@ from raincast.training import data_checks
 
 @pytest.fixture(name="table")
 def fixture_table(slice_csv: Path) -> Table:
-    """Real rows with the answer."""
+    """Return real rows with the outcome."""
     return reading.read(slice_csv, target=True)
 
 
-def test_real_rows_pass_without_a_word(table: Table) -> None:
+def test_real_rows_pass_without_a_warning(table: Table) -> None:
     table["Evaporation"] = np.minimum(table["Evaporation"], data_checks.SEVERAL_DAYS_EVAPORATION_MM)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         data_checks.check("slice", table)
 
 
-def test_a_value_beyond_its_limit_is_named(table: Table) -> None:
+def test_the_error_names_a_value_beyond_its_limit(table: Table) -> None:
     table["Humidity3pm"][41] = 150.0
-    with pytest.raises(ObservationError, match=r"1 problem: Humidity3pm: not a number, 0 to 100 % in row 42 \(150.0\)"):
+    with pytest.raises(
+        ObservationError, match=r"1 problem: Humidity3pm: not a number, 0 to 100 % in row 42 \(150.0\)"
+    ):
         data_checks.check("slice", table)
 
 
 @pytest.mark.parametrize("outcome", [0.0, 1.0])
-def test_one_outcome_alone_teaches_nothing(outcome: float, table: Table) -> None:
+def test_a_table_with_only_one_outcome_is_refused(outcome: float, table: Table) -> None:
     table["RainTomorrow"][:] = outcome
     with pytest.raises(ObservationError, match="RainTomorrow: not at least 50 rows each of Yes and No"):
         data_checks.check("slice", table)
@@ -61,13 +63,13 @@ def test_a_doubtful_relation_is_one_warning(change: dict[str, float], relation: 
     assert len(caught) == 1
 
 
-def test_dates_are_in_all_rows_or_in_none(table: Table) -> None:
+def test_a_table_with_dates_in_only_some_rows_is_refused(table: Table) -> None:
     table["Date"][:10] = np.datetime64("2010-01-01")
     with pytest.raises(ObservationError, match="5990 of 6000 rows have no date; training needs all dates or none"):
         data_checks.check("slice", table)
 
 
-def test_rows_without_an_answer_are_counted(table: Table) -> None:
+def test_rows_without_an_outcome_are_counted_in_a_warning(table: Table) -> None:
     table["Evaporation"] = np.minimum(table["Evaporation"], data_checks.SEVERAL_DAYS_EVAPORATION_MM)
     table["RainTomorrow"][[1, 2, 3]] = np.nan
     with pytest.warns(ObservationWarning, match="3 of 6000 rows have no RainTomorrow"):
