@@ -127,7 +127,8 @@ class Forecaster:
         """Encode forecasts, or predictions in the MLflow protocol."""
         if path == INVOCATIONS:
             return b'{"predictions":' + msgspec.json.encode([(1 - p, p) for p in probability]) + b"}"
-        forecasts = [*map(Forecast, dates, locations, probability, yes_or_no(probability, self.threshold))]
+        rain: list[Any] = yes_or_no(probability, self.threshold)
+        forecasts = [*map(Forecast, dates, locations, probability, rain)]
         end = b',"warnings":' + msgspec.json.encode(warnings) + b"}" if warnings else b"}"
         return self._head + msgspec.json.encode(forecasts) + end
 

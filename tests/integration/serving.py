@@ -27,7 +27,7 @@ ROW = {"Location": "Sydney", "Humidity3pm": 71, "Pressure3pm": 1013.8, "Rainfall
 WITH_SETUP = """
 import resource, runpy, sys
 sys.path.insert(0, {root!r})
-from raincast import connections
+from raincast.serving import http_protocol
 {setup}
 sys.argv[0] = "prediction.py"
 runpy.run_path({script!r}, run_name="__main__")
