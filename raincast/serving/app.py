@@ -1,7 +1,7 @@
 """The ASGI application: forecasts over HTTP, with metrics, a request log and a forecast log.
 
-Small requests are forecast in the event loop, large ones by one thread, so that the loop stays free. Starlette routes the
-rest.
+Small requests are forecast in the event loop, large ones by one thread, so that the loop stays free. Starlette routes
+other requests.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from raincast.serving.request_log import Clock, ForecastLine, RequestIds, Reques
 from raincast.serving.routes import routes
 
 MAX_BODY = 10_000_000
-# Bytes that a refused client may still send, so that it gets to read the response.
+# Bytes of a refused body that are still read, so that the client gets to read the response.
 MAX_DISCARDED = 100_000_000
 MAX_WAITING = 16
 FORECAST_PATHS = frozenset({FORECAST, INVOCATIONS})
@@ -55,7 +55,7 @@ class Service:
         self.fast_path = FastPath(self.forecaster, self._finish)
         self._ids, self._clock, self._version = RequestIds(), Clock(), model.version
         if sys.stdout is None:
-            raise OSError("standard output is closed, which the request log goes to")
+            raise OSError("standard output is closed; the request log needs it")
         self._log = LogWriter(to_descriptor(sys.stdout.fileno()))
         self._forecast_log = LogWriter(to_file(forecast_log)) if forecast_log else None
         self.metrics = self._make_metrics()
@@ -221,7 +221,7 @@ async def _body(headers: Headers, receive: Receive) -> bytes:
     parts: list[bytes] = []
     size = 0
     length = headers.get(b"content-length", b"")
-    # A client that asks before it sends is told at once; others are read to the end, so that they read the response.
+    # A client that expects 100-continue is refused at once. Others are read to the end, so that they read the response.
     refused = b"expect" in headers and length.isdigit() and int(length) > MAX_BODY
     while not refused:
         message = await receive()

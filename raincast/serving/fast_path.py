@@ -1,7 +1,7 @@
 """Fast path: small forecast requests are answered in the parser's callbacks, without a task and ASGI messages.
 
-Single rows of requests that arrive together share one call of onnxruntime, and each response is one write. Requests with
-anything unusual about them take the ASGI path, with the same result. docs/decisions.md has what this is worth.
+Single rows of requests that arrive together share one call of onnxruntime, and each response is one write. Unusual
+requests take the ASGI path, with the same result. docs/decisions.md has the measured gain.
 """
 
 from __future__ import annotations

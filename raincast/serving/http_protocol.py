@@ -72,13 +72,18 @@ class Connection(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
         # uvicorn tells only the request that was received last.
-        if self.responding is not None and not self.responding.response_complete:
-            self.responding.disconnected = True
-            self.responding.message_event.set()
-        self.responding = None
+        self._disconnect()
+        # Requests that were not started refer to the connection; without references to them it is freed at once.
+        self.cycle = self.responding = None  # type: ignore[assignment]
         self.pipeline.clear()
         # uvicorn keeps the timer, and with it the connection's memory, if the client resets the connection.
         self._unset_keepalive_if_required()
+
+    def _disconnect(self) -> None:
+        """Tell the application that the response in progress is not sent any more."""
+        if self.responding is not None and not self.responding.response_complete:
+            self.responding.disconnected = True
+            self.responding.message_event.set()
 
     def data_received(self, data: bytes) -> None:
         if self._is_ending():
@@ -97,36 +102,38 @@ class Connection(HttpToolsProtocol):
     def _is_ending(self) -> bool:
         return self.ending_since is not None or self.transport.is_closing()
 
-    def _parse(self, data: bytes) -> None:
-        rest: bytes | memoryview | None = data
-        try:
-            while rest is not None and not self._is_ending():
-                rest = self._parse_until_upgrade(rest)
-        except httptools.HttpParserError:
-            self.refuse(Problem(400, "http", "Invalid HTTP request received."))
+    def _parse(self, data: bytes | memoryview) -> None:
+        while True:
+            try:
+                self.parser.feed_data(data)
+                return
+            except httptools.HttpParserUpgrade as upgrade:
+                data = memoryview(data)[upgrade.args[0] :]
+            except httptools.HttpParserError:
+                self._refuse_syntax()
+                return
+            self._decline_upgrade()
+            if self._is_ending():
+                return
 
-    def _parse_until_upgrade(self, data: bytes | memoryview) -> memoryview | None:
-        """Parse to the end, or to the end of a head that offers to upgrade; return what follows it.
-
-        The offer is declined, as RFC 9110, 7.8 allows: a new parser gets the same head without it.
-        """
-        try:
-            self.parser.feed_data(data)
-            return None
-        except httptools.HttpParserUpgrade as upgrade:
-            end: int = upgrade.args[0]
+    def _decline_upgrade(self) -> None:
+        """Go on with HTTP/1.1, as RFC 9110, 7.8 allows: a new parser gets the same head without the offer."""
         self.upgrade_offered = False
         method, version = self.parser.get_method(), self.parser.get_http_version().encode()
         if method == b"CONNECT":
             self.refuse(Problem(501, "method", "CONNECT is not supported"))
-            return None
+            return
         lines = [b"%b: %b\r\n" % header for header in self.headers if header[0] != b"upgrade"]
-        head = b"%b %b HTTP/%b\r\n%b\r\n" % (method, self.url, version, b"".join(lines))
         self.parser = httptools.HttpRequestParser(self)
         # As uvicorn sets it up.
         self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
-        self.parser.feed_data(head)
-        return memoryview(data)[end:]
+        try:
+            self.parser.feed_data(b"%b %b HTTP/%b\r\n%b\r\n" % (method, self.url, version, b"".join(lines)))
+        except httptools.HttpParserError:
+            self._refuse_syntax()
+
+    def _refuse_syntax(self) -> None:
+        self.refuse(Problem(400, "http", "Invalid HTTP request received."))
 
     def _refuse_head(self) -> None:
         self.refuse(Problem(431, "headers", f"the headers are larger than {HEADER_BYTES} bytes"))
@@ -220,6 +227,7 @@ class Connection(HttpToolsProtocol):
         """Send the refusal, if there is one, and close the connection."""
         if self.ending_since is None:
             self.ending_since = self.loop.time()
+        self._disconnect()
         if not self.transport.is_closing():
             if self.refusal:
                 self.transport.write(self.refusal.raw())

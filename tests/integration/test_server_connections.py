@@ -226,7 +226,7 @@ def chunked(parts: list[bytes], trailer: bytes = b"trailer: x") -> bytes:
     return b"".join(b"%x;a=b\r\n%b\r\n" % (len(part), part) for part in parts) + b"0\r\n%b\r\n\r\n" % trailer
 
 
-def chunked_request(parts: list[bytes], trailer: bytes = b"trailer: x", **headers: str) -> bytes:
+def chunked_request(parts: list[bytes], trailer: bytes = b"trailer: x", /, **headers: str) -> bytes:
     """Return a POST /forecast whose body is chunked."""
     head = request("POST", "/forecast", transfer_encoding="chunked", **headers).replace(b"content-length: 0\r\n", b"")
     return head + chunked(parts, trailer)
@@ -636,7 +636,12 @@ def test_sigterm_drains_then_ends_with_0(trained: Path, tmp_path: Path) -> None:
         assert kept.ask("GET", "/readyz").headers.get("connection") is None
         assert idle.ask("GET", "/readyz").status == 200
         server.process.send_signal(signal.SIGTERM)
-        reply = eventually(lambda: (reply := server.ask("GET", "/readyz")).status == 503 and reply)
+
+        def draining() -> Reply | None:
+            reply = server.ask("GET", "/readyz")
+            return reply if reply.status == 503 else None
+
+        reply = eventually(draining)
         assert_problem(reply, 503)
         for path, body in (("/forecast", body_of([ROW])), ("/forecast", body_of(many(300))), ("/invocations", b"{}")):
             reply = server.ask("POST", path, body)
