@@ -505,6 +505,19 @@ def test_stalled_requests_after_another_are_closed_too(first: bytes, hasty: Serv
     assert endings(hasty, requests) == {name: [200, 408] for name in requests}
 
 
+def test_a_large_request_that_takes_too_long_is_refused_and_the_next_is_answered(trained: Path, tmp_path: Path) -> None:
+    slow = "import time; from raincast.serving import forecaster; build = forecaster.feature_matrix"
+    slow += "; forecaster.feature_matrix = lambda table: (time.sleep(4), build(table))[1]"
+    with started(tmp_path, "--model", trained, setup=f"{HASTY}; {slow}") as server, server.client() as client:
+        client.send(request("POST", "/forecast", LARGE, content_type=CSV, x_request_id="late") + FORECAST)
+        client.socket.settimeout(3)
+        assert_problem(client.reply(), 503)
+        assert client.reply().status == 200
+        assert client.ask("GET", "/healthz").status == 200
+        assert server.logged("late")["status"] == 503
+        assert server.stop() == 0
+
+
 def test_a_client_that_does_not_read_is_closed_and_gets_no_response_inside_another(hasty: Server) -> None:
     alive = hasty.ask("GET", "/healthz").body
     with ExitStack() as stack:
