@@ -1,4 +1,4 @@
-"""What all tests share: the commands as a user calls them, the trained model, real rows."""
+"""Shared fixtures: the commands as a user calls them, the trained model, real observations."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from hypothesis import settings
 from ci import pipeline
 from raincast.forecasting import model
 
-# What starts pytest in the background, as runners do, may ignore Ctrl-C, and what pytest starts would inherit that.
+# A runner that starts pytest in the background may ignore SIGINT, which the processes of tests would inherit.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# A push's pipeline says --hypothesis-profile=quick: under coverage each example takes three times as long.
+# The pipeline of a push passes --hypothesis-profile=quick: under coverage each example takes three times as long.
 settings.register_profile("quick", max_examples=12)
 settings.register_profile("thorough", max_examples=80)
 settings.load_profile("thorough")
@@ -36,14 +36,14 @@ Command = Callable[..., "subprocess.CompletedProcess[bytes]"]
 
 
 def lacking(what: str) -> None:
-    """End a test whose machine lacks something: visibly skipped for a user, failed in CI."""
+    """Skip a test whose machine lacks something; fail it in CI."""
     if os.environ.get("CI"):
         pytest.fail(f"this machine has no {what}")
     pytest.skip(f"this machine has no {what}")
 
 
 def needs(*programs: str, path: str | None = None) -> None:
-    """End a test whose machine lacks one of these programs on PATH, or on another `path`."""
+    """Skip a test, or fail it in CI, if one of these programs is not on PATH or another `path`."""
     missing = [name for name in programs if shutil.which(name, path=path) is None]
     if missing:
         lacking(", ".join(missing))
@@ -51,12 +51,12 @@ def needs(*programs: str, path: str | None = None) -> None:
 
 @contextmanager
 def small_disk(folder: Path, size: str) -> Iterator[Path]:
-    """A file system of a size, such as 64k, on a folder that is made for it."""
+    """Mount a file system of a size, such as 64k, on a new folder."""
     folder.mkdir()
     call = ["mount", "-t", "tmpfs", "-o", f"size={size}", "raincast-test", str(folder)]
     if subprocess.run(call, capture_output=True, check=False).returncode:
         if os.environ.get("GITLAB_CI") == "true":
-            # A runner's containers may not mount, and need not.
+            # Containers of a runner usually may not mount.
             pytest.skip("mounting is not permitted in this job")
         lacking("permission to mount")
     try:
@@ -67,7 +67,7 @@ def small_disk(folder: Path, size: str) -> Iterator[Path]:
 
 @pytest.fixture(scope="session")
 def engine() -> None:
-    """Docker's engine, a registry on this machine, and the programs that build and copy images."""
+    """Require Docker's engine, a local registry, and the programs that build and copy images."""
     needs("docker", "buildah", "skopeo")
     if subprocess.run(["docker", "info"], capture_output=True, check=False).returncode:
         lacking("Docker engine that runs")
@@ -80,12 +80,12 @@ def engine() -> None:
 
 @pytest.fixture(scope="session")
 def base_image(engine: None) -> str:  # pylint: disable=unused-argument,redefined-outer-name
-    """The image's base, as builds on this machine find it."""
+    """Return the image's base, as builds on this machine find it."""
     return pipeline.base_image()
 
 
 def build_image(base: str) -> Path:
-    """Build the image of this checkout as raincast:local; returns the folder with its files and papers."""
+    """Build the image of this checkout as raincast:local; return the folder with its files and documents."""
     env = {name: value for name, value in os.environ.items() if not name.startswith("CI_")} | {"BASE_IMAGE": base}
     call = [sys.executable, "-m", "ci.image", "build"]
     done = subprocess.run(call, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
@@ -95,19 +95,19 @@ def build_image(base: str) -> Path:
 
 @pytest.fixture(name="image_folder", scope="session")
 def fixture_image_folder(base_image: str, trained: Path) -> Path:  # pylint: disable=redefined-outer-name
-    """The folder of this checkout's image, which Docker's engine knows as raincast:local."""
+    """Return the folder of this checkout's image, which Docker's engine knows as raincast:local."""
     assert trained
     return build_image(base_image)
 
 
 @pytest.fixture(scope="session")
 def command(tmp_path_factory: pytest.TempPathFactory) -> Command:
-    """Run `prediction.py` or `train.py` as a process of its own, in an empty folder, without RAINCAST_* settings."""
+    """Return a function that runs `prediction.py` or `train.py` in an empty folder, without RAINCAST_* settings."""
     folder = tmp_path_factory.mktemp("cwd")
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("RAINCAST_", "MLFLOW_"))}
 
     def run(script: str, *arguments: Any, stdin: bytes | None = None, **env: str) -> subprocess.CompletedProcess[bytes]:
-        call = [sys.executable, ROOT / script, *map(str, arguments)]
+        call = [sys.executable, str(ROOT / script), *map(str, arguments)]
         return subprocess.run(call, input=stdin, capture_output=True, cwd=folder, env=clean | env, check=False)
 
     return run
@@ -115,21 +115,21 @@ def command(tmp_path_factory: pytest.TempPathFactory) -> Command:
 
 @pytest.fixture(scope="session")
 def trained() -> Path:
-    """The model directory that `make` trained on the bundled observations."""
+    """Return the model directory that `make` trained on the bundled observations."""
     assert (model.DIRECTORY / model.DESCRIPTION).is_file(), "no model: run `make test`, which trains it"
     return model.DIRECTORY
 
 
 @pytest.fixture(name="bundled_rows", scope="session")
 def fixture_bundled_rows() -> list[dict[str, str]]:
-    """The bundled observations as text."""
+    """Return the bundled observations as text."""
     with gzip.open(ROOT / "data" / "observations.csv.gz", "rt", encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))
 
 
 @pytest.fixture(scope="session")
 def slice_csv(bundled_rows: list[dict[str, str]], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A slice to train on in seconds: the first 600 real rows of ten stations."""
+    """Write a slice that trains in seconds: the first 600 real rows of ten stations."""
     path = tmp_path_factory.mktemp("slice") / "slice.csv"
     names = sorted({row["Location"] for row in bundled_rows})[:10]
     kept: list[dict[str, str]] = []

@@ -1,7 +1,7 @@
 """The ASGI application: forecasts over HTTP, with metrics, a request log and a forecast log.
 
-Small requests are forecast in the event loop, large ones by one thread, so that the loop stays free. Starlette routes the
-rest.
+Small requests are forecast in the event loop, large ones by one thread, so that the loop stays free. Starlette routes
+other requests.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import sys
 import time
+import traceback
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -17,7 +18,7 @@ from raincast.forecasting.forecast import check_parity, yes_or_no
 from raincast.forecasting.model import Model
 from raincast.observations.errors import shorten
 from raincast.serving import decoding, http_protocol, openapi
-from raincast.serving.fast_path import FastPath, FastRequest
+from raincast.serving.fast_path import LARGEST_BODY, FastPath, FastRequest
 from raincast.serving.forecaster import FORECAST, INVOCATIONS, Forecaster, Headers, Response, failure_response
 from raincast.serving.log_writer import LogWriter, to_descriptor, to_file
 from raincast.serving.metrics import Metrics
@@ -26,11 +27,9 @@ from raincast.serving.request_log import Clock, ForecastLine, RequestIds, Reques
 from raincast.serving.routes import routes
 
 MAX_BODY = 10_000_000
-# Bytes that a refused client may still send, so that it gets to read the response.
+# Bytes of a refused body that are still read, so that the client gets to read the response.
 MAX_DISCARDED = 100_000_000
 MAX_WAITING = 16
-# Bodies of some dozens of observations and more are forecast by the thread.
-SMALL_BODY_BYTES = 16_384
 FORECAST_PATHS = frozenset({FORECAST, INVOCATIONS})
 
 Scope = Any
@@ -56,7 +55,7 @@ class Service:
         self.fast_path = FastPath(self.forecaster, self._finish)
         self._ids, self._clock, self._version = RequestIds(), Clock(), model.version
         if sys.stdout is None:
-            raise OSError("standard output is closed, which the request log goes to")
+            raise OSError("standard output is closed; the request log needs it")
         self._log = LogWriter(to_descriptor(sys.stdout.fileno()))
         self._forecast_log = LogWriter(to_file(forecast_log)) if forecast_log else None
         self.metrics = self._make_metrics()
@@ -101,7 +100,6 @@ class Service:
         try:
             if path in FORECAST_PATHS and method == "POST":
                 response = await self._forecast(path, headers, await _body(headers, receive))
-                self._count(response, request_id)
             else:
                 response = await self._other(scope, receive)
         except _Disconnected:
@@ -110,19 +108,18 @@ class Service:
             response = failure_response(path, error)
         if response.kind != "disconnected":
             await self._send(response, method, request_id, send)
-        self._record(start, method, path, response, request_id, headers)
+        self._note(start, method, path, response, request_id, headers)
 
     async def _forecast(self, path: str, headers: Headers, body: bytes) -> Response:
-        if len(body) > SMALL_BODY_BYTES:
+        if len(body) > LARGEST_BODY:
             return await self._forecast_in_thread(path, headers, body)
         return self.forecaster.respond(path, headers, body)
 
     def _finish(self, request: FastRequest, response: Response) -> None:
-        """Count, record and send the response to a request that takes the fast path."""
+        """Send, count and record the response to a request that takes the fast path. Never raises."""
         request_id = self._ids.of(request.headers)
-        self._count(response, request_id)
-        self._record(request.start, "POST", request.path, response, request_id, request.headers)
         request.respond(response, request_id)
+        self._note(request.start, "POST", request.path, response, request_id, request.headers)
 
     async def _forecast_in_thread(self, path: str, headers: Headers, body: bytes) -> Response:
         if self._waiting >= MAX_WAITING:
@@ -166,6 +163,17 @@ class Service:
             headers.append((b"connection", b"close"))
         await send({"type": "http.response.start", "status": response.status, "headers": headers})
         await send({"type": "http.response.body", "body": b"" if method == "HEAD" else response.body})
+
+    def _note(
+        self, start: float, method: str, path: str, response: Response, request_id: str, headers: Headers
+    ) -> None:
+        """Add a response to metrics and logs. Never raises: the response has been sent, and others may wait."""
+        try:
+            self._count(response, request_id)
+            self._record(start, method, path, response, request_id, headers)
+        except Exception as error:  # pylint: disable=broad-exception-caught  # others may wait
+            self.metrics.errors["internal"] += 1
+            traceback.print_exception(error, file=sys.stderr)
 
     def _count(self, response: Response, request_id: str) -> None:
         """Add forecasts to the metrics and to the forecast log."""
@@ -213,7 +221,7 @@ async def _body(headers: Headers, receive: Receive) -> bytes:
     parts: list[bytes] = []
     size = 0
     length = headers.get(b"content-length", b"")
-    # A client that asks before it sends is told at once; others are read to the end, so that they read the response.
+    # A client that expects 100-continue is refused at once. Others are read to the end, so that they read the response.
     refused = b"expect" in headers and length.isdigit() and int(length) > MAX_BODY
     while not refused:
         message = await receive()

@@ -1,8 +1,8 @@
 """Bodies of requests -> observations: regular JSON in microseconds, everything else like a file.
 
-The types below are those of `COLUMNS`, with their limits. A body that does not fit them, be it wrong or only unusual
-(numbers as text, unknown columns, lower-case directions), goes through the parser of `observations.parsing`, which
-accepts it or names every violation. So speed changes no response.
+The types below are those of `COLUMNS`, with their limits. A body that does not fit them is invalid or only unusual
+(numbers as text, unknown columns, lower-case directions). `observations.parsing` parses it again and accepts it or
+names every violation, so that both decoders give the same response.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ _Observation = msgspec.defstruct(
         else (column.name, field_type(column), _missing(column))
         for column in COLUMNS
     ]
-    # May stand there, and are not read.
+    # Accepted and ignored.
     + [(name, msgspec.Raw, "") for name in ("RISK_MM", "RainTomorrow")],
     kw_only=True,
     forbid_unknown_fields=True,
@@ -74,57 +74,57 @@ class TooMany(ObservationError):
 
 
 def decode(body: bytes) -> Decoded:
-    """The observations of a JSON body, and warnings.
+    """Return the observations of a JSON body, and warnings.
 
-    A Row, as `row_features` takes it, where there is one and it is regular, else a table. Raises
-    ObservationError; FormatError where the body is no JSON, TooMany above MAX_ROWS.
+    A single regular observation is a Row, as `row_features` takes it; others are a table. Raises ObservationError, in
+    particular FormatError if the body is not JSON and TooMany above MAX_ROWS.
     """
     try:
         observations = cast(Any, _DECODER.decode(body)).observations
     except (ValueError, RecursionError):
-        # Wrong types, no JSON, no UTF-8, or nested without end.
+        # Wrong types, not JSON, not UTF-8, or nested too deeply.
         observations = []
     rows = [*map(msgspec.structs.astuple, observations)]
     # msgspec keeps the last duplicate key; surplus colons reveal one.
-    if body.count(b":") == 1 + sum(map(_present, rows)) and (found := _of_regular(_NAMES, rows)):
-        return found
+    if body.count(b":") == 1 + sum(map(_present, rows)) and (decoded := _regular(_NAMES, rows)):
+        return decoded
     check_size(body)
     return table_of(json_blocks(NAME, io.BytesIO(body)))
 
 
 def is_row(observed: Row | Table) -> bool:
-    """Whether this is one observation rather than a table."""
+    """Return True for a single observation, False for a table."""
     return isinstance(observed["Location"], str)
 
 
-def of_records(records: list[dict[str, Any]]) -> Decoded:
-    """The same for JSON objects that are decoded already."""
+def decode_records(records: list[dict[str, Any]]) -> Decoded:
+    """Return the observations of decoded JSON objects, and warnings. Raises ObservationError."""
     try:
         observations = msgspec.convert(records, list[_Observation])  # type: ignore[valid-type]
     except ValueError:
         observations = []
-    found = _of_regular(_NAMES, [*map(msgspec.structs.astuple, observations)])
-    return found or table_of(record_blocks(NAME, records))
+    decoded = _regular(_NAMES, [*map(msgspec.structs.astuple, observations)])
+    return decoded or table_of(record_blocks(NAME, records))
 
 
-def of_rows(columns: Sequence[str], data: bytes) -> Decoded | None:
-    """The same for a JSON list of rows, each a list of values of these columns; None where they are not regular."""
+def decode_rows(columns: Sequence[str], data: bytes) -> Decoded | None:
+    """Return the observations of a JSON list of rows, each a list of values of these columns; None if not regular."""
     try:
-        return _of_regular(columns, _rows_decoder(tuple(columns)).decode(data))
+        return _regular(columns, _rows_decoder(tuple(columns)).decode(data))
     except (KeyError, ValueError, RecursionError):
         return None
 
 
 @lru_cache(maxsize=32)
 def _rows_decoder(columns: tuple[str, ...]) -> msgspec.json.Decoder[list[tuple[Any, ...]]]:
-    """A decoder of such rows. KeyError where there is an unknown column, ValueError where one stands twice."""
+    """Return a decoder of such rows. Raises KeyError for an unknown column, ValueError for a duplicate one."""
     if len(set(columns)) < len(columns):
-        raise ValueError("a column stands there more than once")
+        raise ValueError("a column is there more than once")
     return msgspec.json.Decoder(list[tuple[tuple(_TYPES[name] for name in columns)]])  # type: ignore[misc]
 
 
-def of_csv(body: bytes) -> Decoded:
-    """The same for CSV."""
+def decode_csv(body: bytes) -> Decoded:
+    """Return the observations of a CSV body, and warnings. Raises ObservationError."""
     if body.count(b"\n") > MAX_ROWS + 1:
         raise TooMany(f"{NAME}: more than {MAX_ROWS} lines")
     if not body.strip():
@@ -133,13 +133,13 @@ def of_csv(body: bytes) -> Decoded:
 
 
 def check_size(body: bytes) -> None:
-    """TooMany where a JSON body has more parts than MAX_ROWS observations, before it becomes many times as large."""
+    """Raise TooMany if a JSON body has more parts than MAX_ROWS observations, before decoding multiplies its size."""
     if body.count(b"{") > 4 * MAX_ROWS or body.count(b",") > 100 * MAX_ROWS:
         raise TooMany(f"{NAME}: more values than {MAX_ROWS} observations have")
 
 
 def table_of(blocks: Blocks) -> Decoded:
-    """The table of a request's blocks, and warnings. Raises ObservationError."""
+    """Return the table of a request's blocks, and warnings. Raises ObservationError."""
     header, parts = blocks
     unknown = check_header(NAME, header)
     table = parse_blocks(NAME, parts)
@@ -147,8 +147,8 @@ def table_of(blocks: Blocks) -> Decoded:
     return table, [unknown] if unknown else []
 
 
-def _of_regular(names: Sequence[str], rows: Sequence[tuple[Any, ...]]) -> Decoded | None:
-    """What decoders of these columns have found; None where a name is odd or nothing was measured."""
+def _regular(names: Sequence[str], rows: Sequence[tuple[Any, ...]]) -> Decoded | None:
+    """Return decoded values of these columns as observations; None if a name is unusual or nothing was measured."""
     if len(rows) == 1:
         row = _row(names, rows[0])
         return (row, []) if row else None
@@ -169,7 +169,7 @@ def _check_rows(rows: int) -> None:
 
 
 def _present(values: tuple[Any, ...]) -> int:
-    """How many names an observation had in its JSON; NaN and "" stand in none that is regular."""
+    """Count the names that an observation had in its JSON; no regular value is NaN or "" (the defaults)."""
     return len(values) - values.count(np.nan) - values.count("")
 
 
@@ -196,7 +196,7 @@ def _row(names: Sequence[str], values: tuple[Any, ...]) -> Row | None:
         return None
     row["Date"] = row["Date"] or None
     row["RainToday"] = _YES_NO[row["RainToday"]]
-    # What is absent has the default, NaN or "".
+    # Absent values have the default, NaN or "".
     return row if any(row[name] == row[name] and row[name] != "" for name in MEASUREMENTS) else None
 
 
@@ -211,7 +211,7 @@ def _array(column: Column, values: tuple[Any, ...]) -> Any:
     if column.kind == "number":
         return np.array(values, np.float64)
     if column.kind == "date":
-        # numpy takes 1 us to read a date, and a request has few different ones.
+        # numpy takes 1 us to parse a date, and a request has few different ones.
         days = {value: value.toordinal() - _EPOCH if value else _NO_DAY for value in set(values)}
         return np.array([days[value] for value in values], np.int64).view("datetime64[D]")
     if column.kind == "yes_no":
@@ -220,7 +220,7 @@ def _array(column: Column, values: tuple[Any, ...]) -> Any:
 
 
 def rows_of_table(table: Table) -> list[Row]:
-    """The observations of a table, one by one."""
+    """Return the observations of a table as rows."""
     return [dict(zip(table, values, strict=True)) for values in zip(*(v.tolist() for v in table.values()), strict=True)]
 
 
@@ -229,9 +229,11 @@ def _is_nan(value: Any) -> bool:
 
 
 def as_json(row: Row) -> dict[str, Any]:
-    """An observation as a request would send it, without what is missing."""
+    """Return an observation as a request would send it, without missing values."""
     words = {1.0: "Yes", 0.0: "No"}
-    found = {name: value for name, value in row.items() if value not in (None, "") and not _is_nan(value)}
-    return found | {
-        column.name: words[found[column.name]] for column in COLUMNS if column.kind == "yes_no" and column.name in found
+    present = {name: value for name, value in row.items() if value not in (None, "") and not _is_nan(value)}
+    return present | {
+        column.name: words[present[column.name]]
+        for column in COLUMNS
+        if column.kind == "yes_no" and column.name in present
     }

@@ -1,7 +1,7 @@
 """Fast path: small forecast requests are answered in the parser's callbacks, without a task and ASGI messages.
 
-Single rows of requests that arrive together share one call of onnxruntime, and each response is one write. Requests with
-anything unusual about them take the ASGI path, with the same result. docs/decisions.md has what this is worth.
+Single rows of requests that arrive together share one call of onnxruntime, and each response is one write. Unusual
+requests take the ASGI path, with the same result. docs/decisions.md has the measured gain.
 """
 
 from __future__ import annotations
@@ -52,7 +52,10 @@ class Waiting:
 
 
 class FastPath:
-    """Forecasts small requests: tables at once, single rows in a batch before the event loop waits again."""
+    """Forecasts small requests: tables at once, single rows in a batch before the event loop waits again.
+
+    `finish` sends a response and must not raise.
+    """
 
     def __init__(self, forecaster: Forecaster, finish: Callable[[FastRequest, Response], None]) -> None:
         self._forecaster, self._finish = forecaster, finish
@@ -180,16 +183,16 @@ class FastConnection(Connection):
             )
         )
         if last:
-            self.transport.close()
+            self.end()
 
-    def eof_received(self) -> bool:
+    def eof_received(self) -> bool:  # type: ignore[override]
         self._flush()
         return super().eof_received()
 
-    def refuse(self, problem: Problem, at_once: bool = False) -> None:
-        """Close the connection with a problem, behind the responses to earlier requests unless `at_once`."""
+    def refuse(self, problem: Problem) -> None:
+        """Close the connection with a problem, behind the responses to earlier requests."""
         self._flush()
-        super().refuse(problem, at_once)
+        super().refuse(problem)
 
     def _flush(self) -> None:
         if self.fast:

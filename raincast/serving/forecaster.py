@@ -127,7 +127,8 @@ class Forecaster:
         """Encode forecasts, or predictions in the MLflow protocol."""
         if path == INVOCATIONS:
             return b'{"predictions":' + msgspec.json.encode([(1 - p, p) for p in probability]) + b"}"
-        forecasts = [*map(Forecast, dates, locations, probability, yes_or_no(probability, self.threshold))]
+        rain: list[Any] = yes_or_no(probability, self.threshold)
+        forecasts = [*map(Forecast, dates, locations, probability, rain)]
         end = b',"warnings":' + msgspec.json.encode(warnings) + b"}" if warnings else b"}"
         return self._head + msgspec.json.encode(forecasts) + end
 
@@ -146,16 +147,16 @@ def failure_response(path: str, error: Exception) -> Response:
 
 def decoder(path: str, headers: Headers) -> Callable[[bytes], decoding.Decoded]:
     """Return the function that decodes a body, by its type. Raises Problem."""
-    given = headers.get(b"content-type", b"")
+    content_type = headers.get(b"content-type", b"")
     if b"content-encoding" in headers and headers[b"content-encoding"].lower() != b"identity":
         raise Problem(415, "media_type", "the body has to be sent without Content-Encoding")
-    if given != b"application/json":
-        media_type, _, parameters = given.decode("latin-1").lower().partition(";")
+    if content_type != b"application/json":
+        media_type, _, parameters = content_type.decode("latin-1").lower().partition(";")
         charset = re.search(r"charset\s*=\s*\"?([\w-]*)", parameters)
         if charset and charset[1] not in ("utf-8", "utf8", "us-ascii"):
             raise Problem(415, "media_type", "the body has to be UTF-8")
         if media_type.strip() == CSV:
-            return decoding.of_csv
+            return decoding.decode_csv
         if media_type.strip() != JSON:
             raise Problem(415, "media_type", f"Content-Type has to be {JSON} or {CSV}")
     return decoding.decode if path == FORECAST else mlflow_protocol.decode

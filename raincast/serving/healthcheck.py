@@ -1,7 +1,7 @@
-"""Is this container healthy? `python -m raincast.health`: exit code 0 where it is, 1 where it is not.
+"""Health check of the container, `python -m raincast.serving.healthcheck`: exit code 0 if healthy, else 1.
 
-A container that serves is healthy while GET /healthz answers 200. One that forecasts a file has no port to ask; it is
-healthy for as long as it runs. The command of process 1 says which of them this is.
+A container that serves is healthy while GET /healthz responds with 200. One that forecasts a file has no port and is
+healthy while it runs. The command of process 1 tells which of the two this is.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ TIMEOUT_SECONDS = 3.0
 
 
 def served_port(arguments: list[str], port: str) -> int | None:
-    """The port that a command serves on, None where it does not serve; `port` where it has no --port."""
+    """Return the port on which a command serves, by default `port`; None if it does not serve."""
     if "serve" not in arguments:
         return None
     flags = arguments[arguments.index("serve") + 1 :]
@@ -39,7 +39,7 @@ def main(command: Path = Path("/proc/1/cmdline")) -> int:
         connection.request("GET", "/healthz")
         status = connection.getresponse().status
     except (OSError, http.client.HTTPException) as error:
-        print(f"no answer on port {port}: {error}")
+        print(f"no response on port {port}: {error}")
         return 1
     print(f"/healthz: {status}")
     return int(status != 200)

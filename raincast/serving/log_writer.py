@@ -1,4 +1,4 @@
-"""Lines to a file, written by a thread of its own: a full disk, or a reader that has stopped, holds up no request."""
+"""Log lines, written to a file by a separate thread: a full disk or a stopped reader delays no request."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ LARGEST_BACKLOG = 16_000_000
 
 
 class LogWriter:
-    """Appends lines, in batches, to what `descriptor` opens; lines that cannot be written are counted in `lost`.
+    """Appends lines in batches to the file that `descriptor` opens, and counts lines that cannot be written in `lost`.
 
     A killed process loses at most the lines of the last tenth of a second.
     """
 
-    # pylint: disable=too-many-instance-attributes  # two ends of a pipe, with what is in it
+    # pylint: disable=too-many-instance-attributes  # the backlog, its file and its thread
 
     def __init__(self, descriptor: Callable[[], contextlib.AbstractContextManager[int]]) -> None:
         self.lost = 0
         self._descriptor = descriptor
         self._lines: list[bytes] = []
         self._size = 0
-        # Half a line stands at the end of the file, where a write was cut short.
+        # The file ends in an incomplete line, since a write was cut short.
         self._torn = False
         self._wake, self._closing = threading.Event(), threading.Event()
-        self._thread = threading.Thread(target=self._run, name="journal", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="log writer", daemon=True)
         self._thread.start()
 
     def write(self, line: bytes) -> None:
-        """Note a line, which ends with a newline; never waits, never raises."""
+        """Add a line, which ends with a newline. Never waits, never raises."""
         if self._size > LARGEST_BACKLOG:
             self.lost += 1
             return
@@ -42,7 +42,7 @@ class LogWriter:
             self._wake.set()
 
     def close(self, seconds: float = 5.0) -> None:
-        """Write what is left; gives up after some seconds, where nobody takes it."""
+        """Write the rest; give up after some seconds if the file does not take it."""
         self._closing.set()
         self._wake.set()
         self._thread.join(seconds)
@@ -74,13 +74,13 @@ class LogWriter:
 
 
 def _is_new(descriptor: int) -> bool:
-    """Whether this is an empty file, which another one made room for."""
+    """Return True for an empty file, such as the next one after a rotation."""
     status = os.fstat(descriptor)
     return stat.S_ISREG(status.st_mode) and status.st_size == 0
 
 
 def to_file(path: str) -> Callable[[], contextlib.AbstractContextManager[int]]:
-    """Append to a path, opened for each batch: a rotated, removed or mounted file is found anew."""
+    """Open a path for each batch to append, so that it may be rotated, removed or mounted."""
 
     @contextlib.contextmanager
     def opened() -> Iterator[int]:
@@ -94,5 +94,5 @@ def to_file(path: str) -> Callable[[], contextlib.AbstractContextManager[int]]:
 
 
 def to_descriptor(descriptor: int) -> Callable[[], contextlib.AbstractContextManager[int]]:
-    """Write to a descriptor that stays open, such as that of standard output."""
+    """Use a descriptor that stays open, such as that of standard output."""
     return lambda: contextlib.nullcontext(descriptor)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -14,7 +15,7 @@ class Forecast(Struct, gc=False):
     """A row of the forecast table."""
 
     # pylint: disable=invalid-name  # the columns' own names
-    Date: Annotated[str | None, Meta(extra_json_schema={"format": "date"})]
+    Date: datetime.date | None
     Location: str
     probability_of_rain: Annotated[float, Meta(ge=0, le=1)]
     rain_tomorrow: Literal["Yes", "No"]
@@ -42,7 +43,7 @@ class Predictions(Struct):
 
 
 class Status(Struct):
-    """Answer of a probe."""
+    """Response to a probe."""
 
     status: str
 

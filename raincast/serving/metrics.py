@@ -1,7 +1,4 @@
-"""What the service counts, for Prometheus: https://prometheus.io/docs/instrumenting/exposition_formats/.
-
-The counts are plain numbers, since they are touched in every request; `exposition` writes them out when asked.
-"""
+"""Counters of the service: plain numbers, since each request changes them; `prometheus` formats them."""
 
 from __future__ import annotations
 
@@ -41,18 +38,18 @@ class Histogram:
         self.sum += float(np.sum(values))
 
     def buckets(self) -> list[tuple[str, float]]:
-        """Cumulative counts by upper bound, as Prometheus has them."""
-        total, found = 0, []
+        """Return cumulative counts by upper bound, as Prometheus expects them."""
+        total, cumulative = 0, []
         for bound, count in zip((*map(str, self.bounds), "+Inf"), self.counts, strict=True):
             total += count
-            found.append((bound, float(total)))
-        return found
+            cumulative.append((bound, float(total)))
+        return cumulative
 
 
 class Metrics:
-    """The service's counts. Only the event loop's thread adds to them."""
+    """Counters of the service. Only the event loop's thread adds to them."""
 
-    # pylint: disable=too-many-instance-attributes  # one for each thing that is counted
+    # pylint: disable=too-many-instance-attributes  # one for each metric
 
     def __init__(self, model: dict[str, str], gauges: dict[str, tuple[str, Callable[[], float]]]) -> None:
         self.model, self.gauges = model, gauges
@@ -73,11 +70,11 @@ class Metrics:
             self.seconds[path].add(seconds)
 
     def forecast_row(self, row: dict[str, Any], probability: float) -> None:
-        """Count the forecast of a row alone."""
+        """Count the forecast of a single row."""
         self.rows += 1
         self.probability.add(probability)
         for name, value in row.items():
-            if value != value or value == "":  # pylint: disable=comparison-with-itself  # the quickest test for NaN
+            if value != value or value == "":  # pylint: disable=comparison-with-itself  # the fastest test for NaN
                 self.missing[name] += 1
 
     def forecast_table(self, table: Table, probability: NDArray[np.float64]) -> None:

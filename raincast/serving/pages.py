@@ -1,4 +1,4 @@
-"""Pages of the service, whole without internet: what this is, and the API with a form to try it."""
+"""Pages of the service, which load nothing else: the home page, and the API with a form to try it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from raincast.observations.columns import COLUMNS
 from raincast.serving import openapi
 from raincast.serving.openapi import EXAMPLE
 
-# Nothing from elsewhere, and no other page may frame these.
+# No other origin is loaded, and no page may frame these.
 HEADERS = {
     "content-security-policy": "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline';"
     " connect-src 'self'; frame-ancestors 'none'",
@@ -33,22 +33,22 @@ table { border-collapse: collapse; width: 100%; } th, td { text-align: left; pad
 _SCRIPT = """
 document.getElementById('try').addEventListener('submit', async event => {
   event.preventDefault();
-  const answer = document.getElementById('answer');
-  answer.textContent = 'asking ...';
+  const output = document.getElementById('response');
+  output.textContent = 'waiting ...';
   try {
     const response = await fetch('forecast', { method: 'POST', headers: { 'Content-Type': 'application/json' },
       body: document.getElementById('observations').value });
-    answer.textContent = response.status + ' ' + response.statusText + '\\n' + JSON.stringify(await response.json(), null, 1);
-  } catch (error) { answer.textContent = 'no answer: ' + error; }
+    output.textContent = response.status + ' ' + response.statusText + '\\n' + JSON.stringify(await response.json(), null, 1);
+  } catch (error) { output.textContent = 'no response: ' + error; }
 });
 """
 
 
 def home(model: Model) -> str:
-    """What this is, which model serves, and where to go on."""
+    """Return the home page: an example, the model and links."""
     description = model.description
     period = description["period"]
-    learned = f"{description['rows']:,} observations" + (f" from {period[0]} to {period[1]}" if period else "")
+    training_data = f"{description['rows']:,} observations" + (f" from {period[0]} to {period[1]}" if period else "")
     curl = (
         "curl http://localhost:8080/forecast -H 'Content-Type: application/json' \\\n"
         '  -d \'{"observations": [{"Location": "Sydney", "Humidity3pm": 71, "Pressure3pm": 1013.8, "Rainfall": 2.6}]}\''
@@ -60,13 +60,13 @@ def home(model: Model) -> str:
 <pre>{escape(curl)}</pre>
 <p><a href="docs">The API, with a form to try it</a> · <a href="openapi.json">OpenAPI</a> · <a href="version">version</a> ·
 <a href="metrics">metrics</a></p>
-<p>Model <code>{escape(model.version)}</code>, learned from {escape(learned)}.</p>
+<p>Model <code>{escape(model.version)}</code>, trained on {escape(training_data)}.</p>
 """
     return _page("Raincast", body)
 
 
 def docs() -> str:
-    """The API: operations, a form, columns with their limits."""
+    """Return the page of the API: operations, a form, columns with their limits."""
     document = openapi.document("")
     operations = "".join(
         f'<tr><td><span class="method">{method.upper()}</span></td><td><code>{path}</code></td>'
@@ -81,21 +81,21 @@ def docs() -> str:
     example = json.dumps({"observations": list(EXAMPLE)}, indent=1)
     body = f"""
 <h1>Raincast API</h1>
-<p><a href=".">What this is</a> · <a href="openapi.json">OpenAPI document</a></p>
+<p><a href=".">Home</a> · <a href="openapi.json">OpenAPI document</a></p>
 <h2>Try it</h2>
 <form id="try">
 <label for="observations">Observations, as <code>POST /forecast</code> takes them:</label>
 <textarea id="observations" spellcheck="false">{escape(example)}</textarea>
 <button>Forecast</button>
-<pre id="answer" aria-live="polite">The answer comes here.</pre>
+<pre id="response" aria-live="polite">The response appears here.</pre>
 </form>
 <h2>Operations</h2>
 <div class="scroll"><table>{operations}</table></div>
 <p>Errors are problem documents (RFC 9457) that name each row, column, value and limit. A request has at most 10 MB and
-10,000 observations, as JSON or CSV; <code>Accept: text/csv</code> is answered with CSV.</p>
+10,000 observations, as JSON or CSV; <code>Accept: text/csv</code> gets CSV.</p>
 <h2>Columns</h2>
 <p>Only <code>Location</code> and one measurement are required. The observations of one request are each other's context:
-the same day at other stations and the days before at the same one make a forecast better.</p>
+those of the same day at other stations and of earlier days at the same station improve a forecast.</p>
 <div class="scroll"><table><tr><th>Column</th><th>Value</th><th>Meaning</th></tr>{columns}</table></div>
 <script>{_SCRIPT}</script>
 """

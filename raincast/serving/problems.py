@@ -40,7 +40,7 @@ class Problem(Exception):
     def internal(cls, error: Exception) -> Problem:
         """Return the problem of an unexpected error, whose traceback is written to standard error."""
         traceback.print_exception(error, file=sys.stderr)
-        return cls(500, "internal", "an error of the service, which it has written to its standard error")
+        return cls(500, "internal", "an unexpected error of the service; its standard error has the traceback")
 
     def document(self, **members: str) -> bytes:
         """Return the problem document, with further members."""

@@ -55,27 +55,27 @@ def line(record: Struct) -> bytes:
 
 
 class RequestIds:
-    """Identifiers of requests: the caller's if it is a plain one, else a new one."""
+    """Identifiers of requests: the caller's if it matches REQUEST_ID, else a new one."""
 
     def __init__(self) -> None:
         self._prefix, self._numbers = os.urandom(6).hex(), itertools.count()
 
     def of(self, headers: Headers) -> str:
         """Return the identifier of a request with these headers."""
-        given = headers.get(b"x-request-id")
-        if given is not None and REQUEST_ID.fullmatch(text := given.decode("latin-1")):
+        value = headers.get(b"x-request-id")
+        if value is not None and REQUEST_ID.fullmatch(text := value.decode("latin-1")):
             return text
         return f"{self._prefix}-{next(self._numbers):x}"
 
 
 class Clock:
-    """Text of the current time in UTC; the part that changes once a second is kept."""
+    """Text of the current time in UTC; the part that changes once a second is cached."""
 
     def __init__(self) -> None:
         self._second, self._text = 0, ""
 
     def now(self) -> str:
-        """Return the time with milliseconds, as RFC 3339 has it."""
+        """Return the time with milliseconds, in the format of RFC 3339."""
         now = time.time()
         second = int(now)
         if second != self._second:
@@ -84,7 +84,7 @@ class Clock:
 
 
 def trace_of(headers: Headers) -> tuple[str, str] | tuple[UnsetType, UnsetType]:
-    """Return the trace and the caller's span of a request that came with a valid `traceparent`."""
-    given = headers.get(b"traceparent")
-    match = TRACEPARENT.fullmatch(given) if given is not None else None
+    """Return the trace and the caller's span in a valid `traceparent` header."""
+    value = headers.get(b"traceparent")
+    match = TRACEPARENT.fullmatch(value) if value is not None else None
     return (match["trace"].decode(), match["parent"].decode()) if match else (UNSET, UNSET)

@@ -28,7 +28,7 @@ def routes(model: Model, counts: metrics.Metrics, draining: Callable[[], bool]) 
 
     async def readyz(_: Request) -> Response:
         if draining():
-            raise Problem(503, "draining", "the service drains and takes no new requests soon")
+            raise Problem(503, "draining", "the service drains and will stop soon")
         return Response(_status("ready"), media_type=JSON)
 
     async def scrape(_: Request) -> Response:

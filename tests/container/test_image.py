@@ -105,7 +105,7 @@ def test_it_is_unhealthy_if_the_service_does_not_respond() -> None:
         # The container's command is a service, but nothing listens on its port.
         done = docker("exec", "--env=RAINCAST_PORT=1", name, "python", "-c", HEALTH_OF_ANOTHER_PORT)
         assert done.returncode == 1
-        assert b"no answer on port 1" in done.stdout
+        assert b"no response on port 1" in done.stdout
 
 
 HEALTH_OF_ANOTHER_PORT = """

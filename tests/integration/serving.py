@@ -1,4 +1,4 @@
-"""The service as a process of its own, and a client that sees every byte of its answers."""
+"""The service as a process, and a client that checks every byte of its responses."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ T = TypeVar("T")
 JSON, CSV = "application/json", "text/csv"
 PATIENCE = 60.0
 ROW = {"Location": "Sydney", "Humidity3pm": 71, "Pressure3pm": 1013.8, "Rainfall": 2.6}
-# `prediction.py` with constants of the service changed, so that a test need not wait for 10 s to pass.
+# `prediction.py` with changed constants of the service, so that a test need not wait 10 s.
 WITH_SETUP = """
 import resource, runpy, sys
 sys.path.insert(0, {root!r})
-from raincast import connections
+from raincast.serving import http_protocol
 {setup}
 sys.argv[0] = "prediction.py"
 runpy.run_path({script!r}, run_name="__main__")
@@ -43,11 +43,11 @@ class Reply:
     body: bytes
 
     def json(self) -> Any:
-        """The body, decoded."""
+        """Return the decoded body."""
         return json.loads(self.body)
 
     def probabilities(self) -> list[float]:
-        """The forecasts of POST /forecast."""
+        """Return the probabilities in a response to POST /forecast."""
         assert self.status == 200, self.body[:1000]
         return [line["probability_of_rain"] for line in self.json()["forecasts"]]
 
@@ -60,16 +60,16 @@ class Client:
         self.file = cast(BinaryIO, self.socket.makefile("rb"))
 
     def close(self) -> None:
-        """End the connection."""
+        """Close the connection."""
         self.file.close()
         self.socket.close()
 
     def send(self, data: bytes) -> None:
-        """Send bytes as they are."""
+        """Send bytes."""
         self.socket.sendall(data)
 
     def reply(self, method: str = "GET") -> Reply:
-        """The next response. Raises ConnectionError where the connection ends before it is whole."""
+        """Read the next response. Raises ConnectionError if the connection ends before it is complete."""
         status = self._line().split(b" ", 2)
         if len(status) < 2 or not status[0].startswith(b"HTTP/1."):
             raise ConnectionError(f"no status line: {status}")
@@ -94,13 +94,13 @@ class Client:
             raise ConnectionError(f"the connection ended in {line!r}")
         return line[:-2]
 
-    def ask(self, method: str, path: str, body: bytes = b"", **headers: str) -> Reply:
+    def ask(self, method: str, path: str, body: bytes = b"", /, **headers: str) -> Reply:
         """Send a request and read its response."""
         self.send(request(method, path, body, **headers))
         return self.reply(method)
 
     def is_closed(self) -> bool:
-        """Whether the service ends the connection without another byte; waits for it."""
+        """Wait for the end of the connection; return True if no other byte comes before it."""
         try:
             return self.file.read(1) == b""
         except ConnectionResetError:
@@ -116,20 +116,20 @@ class Server:
     folder: Path
 
     def client(self) -> closing[Client]:
-        """A connection, closed at the end of a `with`."""
+        """Return a connection, closed at the end of a `with`."""
         return closing(Client(self.port))
 
-    def ask(self, method: str, path: str, body: bytes = b"", **headers: str) -> Reply:
-        """A request on a connection of its own."""
+    def ask(self, method: str, path: str, body: bytes = b"", /, **headers: str) -> Reply:
+        """Send a request on a new connection and return its response."""
         with self.client() as client:
             return client.ask(method, path, body, **headers)
 
     def forecast(self, rows: Any, **headers: str) -> Reply:
-        """POST /forecast of observations as JSON."""
+        """Send observations as JSON to POST /forecast."""
         return self.ask("POST", "/forecast", body_of(rows), **headers)
 
     def raw(self, data: bytes) -> Reply:
-        """The first response to bytes as they are, which the service need not have read to their end."""
+        """Send bytes, which the service need not read to their end, and return the first response."""
         with self.client() as client:
             try:
                 client.send(data)
@@ -138,7 +138,7 @@ class Server:
             return client.reply()
 
     def metrics(self) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
-        """/metrics, by name and labels."""
+        """Return the values of /metrics by name and labels."""
         text = self.ask("GET", "/metrics").body.decode()
         return {
             (sample.name, frozenset(sample.labels.items())): sample.value
@@ -147,21 +147,21 @@ class Server:
         }
 
     def metric(self, name: str, /, **labels: str) -> float:
-        """One of them; 0.0 where it is not there yet."""
+        """Return a value of /metrics, 0.0 if it does not exist yet."""
         return self.metrics().get((name, frozenset(labels.items())), 0.0)
 
     def stderr(self) -> str:
-        """What stands on standard error so far."""
+        """Return standard error so far."""
         return (self.folder / "stderr").read_text()
 
     def log(self) -> list[dict[str, Any]]:
-        """The lines of the request log so far."""
+        """Return the lines of the request log so far."""
         text = (self.folder / "stdout").read_text()
         assert text.endswith("\n") or not text
         return [json.loads(line) for line in text.splitlines()]
 
     def logged(self, request_id: str) -> dict[str, Any]:
-        """The line of a request, waiting for it to be written."""
+        """Wait for the line of a request in the request log and return it."""
         return eventually(lambda: next((line for line in self.log() if line["request_id"] == request_id), None))
 
     def stop(self, sign: signal.Signals = signal.SIGTERM) -> int:
@@ -170,8 +170,8 @@ class Server:
         return self.process.wait(PATIENCE)
 
 
-def request(method: str, path: str, body: bytes = b"", **headers: str) -> bytes:
-    """A request as bytes. Underscores in the names of `headers` stand for hyphens; JSON unless they say otherwise."""
+def request(method: str, path: str, body: bytes = b"", /, **headers: str) -> bytes:
+    """Return the bytes of a request, of JSON by default. Underscores in the names of `headers` become hyphens."""
     lines = {"host": "test"}
     if body or method == "POST":
         lines |= {"content-type": JSON, "content-length": str(len(body))}
@@ -181,26 +181,26 @@ def request(method: str, path: str, body: bytes = b"", **headers: str) -> bytes:
 
 
 def body_of(rows: Any) -> bytes:
-    """Observations as the body of POST /forecast."""
+    """Return observations as the body of POST /forecast."""
     return json.dumps({"observations": rows}).encode()
 
 
 def many(rows: int) -> list[dict[str, Any]]:
-    """That many different observations without dates."""
+    """Return this many different observations without dates."""
     return [ROW | {"Humidity3pm": i % 101, "Rainfall": i % 40 / 2} for i in range(rows)]
 
 
-def eventually(found: Callable[[], T | None]) -> T:
-    """What `found` returns once it returns something true."""
+def eventually(condition: Callable[[], T | None]) -> T:
+    """Call `condition` until its result is true, and return the result."""
     end = time.monotonic() + PATIENCE
-    while not (result := found()):
-        assert time.monotonic() < end, "it did not happen"
+    while not (result := condition()):
+        assert time.monotonic() < end, "timed out"
         time.sleep(0.01)
     return result
 
 
 def environment(**env: str) -> dict[str, str]:
-    """The environment without RAINCAST_* and MLFLOW_* settings, and with `env`."""
+    """Return the environment without RAINCAST_* and MLFLOW_* settings, and with `env`."""
     return {name: value for name, value in os.environ.items() if not name.startswith(("RAINCAST_", "MLFLOW_"))} | env
 
 
@@ -208,7 +208,7 @@ def environment(**env: str) -> dict[str, str]:
 def spawned(
     folder: Path, *flags: Any, setup: str = "", env: dict[str, str] | None = None, stdout: Any = None
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """`prediction.py serve` as a process; in `folder` its `stdout` and `stderr`. Killed at the end, if it runs."""
+    """Run `prediction.py serve` with `stdout` and `stderr` in `folder`; kill it at the end if it still runs."""
     script = str(ROOT / "prediction.py")
     call = ["-c", WITH_SETUP.format(root=str(ROOT), script=script, setup=setup)] if setup else [script]
     folder.mkdir(parents=True, exist_ok=True)
@@ -232,7 +232,7 @@ def spawned(
 
 @contextmanager
 def started(folder: Path, *flags: Any, **settings: Any) -> Iterator[Server]:
-    """A service on a free port of the loopback interface that is ready, without a drain unless `flags` say so."""
+    """Start a service on a free port of the loopback interface, by default without a drain; wait until it is ready."""
     with spawned(folder, "--port", 0, "--drain-seconds", 0, *flags, **settings) as process:
 
         def port() -> int | None:
@@ -246,7 +246,7 @@ def started(folder: Path, *flags: Any, **settings: Any) -> Iterator[Server]:
 
 
 def refused(folder: Path, *flags: Any, env: dict[str, str] | None = None) -> tuple[int, list[str]]:
-    """Exit code and lines on stderr of a service that does not start."""
+    """Return exit code and lines on stderr of a service that does not start."""
     with spawned(folder, *flags, env=env) as process:
         code = process.wait(PATIENCE)
     assert (folder / "stdout").read_bytes() == b""

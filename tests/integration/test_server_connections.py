@@ -1,4 +1,4 @@
-"""What clients may do to a connection, how many there may be, and how the service ends."""
+"""Connections: unusual requests, limits of size, time and number, and the end of the service."""
 
 from __future__ import annotations
 
@@ -39,27 +39,24 @@ LARGE = b"Location,Rainfall,Humidity3pm\n" + b"Sydney,1.5,70\n" * 10_000
 
 @pytest.fixture(name="server", scope="module")
 def fixture_server(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A service as it is."""
+    """Start a service with the usual limits."""
     with started(tmp_path_factory.mktemp("server"), "--model", trained) as server:
         yield server
 
 
 @pytest.fixture(name="hasty", scope="module")
 def fixture_hasty(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A service that waits one second for headers and two for a request."""
+    """Start a service that waits one second for headers and two for a request."""
     with started(tmp_path_factory.mktemp("hasty"), "--model", trained, setup=HASTY) as server:
         yield server
 
 
 def assert_problem(reply: Reply, status: int) -> None:
-    """A problem document that says what it is about."""
+    """Assert that a response is a problem document with this status and a detail."""
     assert (reply.status, reply.headers["content-type"]) == (status, "application/problem+json"), reply
     document = reply.json()
     assert document["status"] == status
     assert document["detail"]
-
-
-# Odd requests
 
 
 @pytest.mark.parametrize(
@@ -78,7 +75,7 @@ def assert_problem(reply: Reply, status: int) -> None:
         b"POST /forecast HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n",
     ],
 )
-def test_what_is_no_http_is_refused(data: bytes, server: Server) -> None:
+def test_invalid_http_is_refused(data: bytes, server: Server) -> None:
     with server.client() as client:
         client.send(data)
         assert_problem(client.reply(), 400)
@@ -87,7 +84,7 @@ def test_what_is_no_http_is_refused(data: bytes, server: Server) -> None:
 
 
 @pytest.mark.parametrize("size", [100_000, 2_000_000])
-def test_headers_without_end_are_refused(size: int, server: Server) -> None:
+def test_too_large_headers_are_refused(size: int, server: Server) -> None:
     for headers in (b"x: " + b"a" * size + b"\r\n", b"x: a\r\n" * (size // 6)):
         assert_problem(server.raw(b"GET /healthz HTTP/1.1\r\nhost: x\r\n" + headers + b"\r\n"), 431)
     reply = server.raw(b"GET /healthz?" + b"a" * size + b" HTTP/1.1\r\nhost: x\r\n\r\n")
@@ -106,26 +103,26 @@ def test_pipelined_requests_are_answered_in_order(server: Server) -> None:
         request("POST", "/invocations", json.dumps({"instances": [ROW]}).encode()),
         HEALTHZ,
     ]
-    alone = [server.raw(data) for data in asked]
+    separate = [server.raw(data) for data in asked]
     with server.client() as client:
         client.send(b"".join(asked * 3))
-        for expected in alone * 3:
+        for expected in separate * 3:
             reply = client.reply()
             assert (reply.status, reply.body) == (expected.status, expected.body)
         client.socket.shutdown(socket.SHUT_WR)
         assert client.is_closed()
 
 
-def test_requests_that_come_together_are_answered_as_alone(server: Server) -> None:
+def test_simultaneous_requests_get_the_same_responses_as_separate_ones(server: Server) -> None:
     rows = [{"Location": place, "Rainfall": 0.4 * i, "Humidity3pm": 3 * i} for i, place in enumerate(["Sydney"] * 30)]
     bodies = [*map(body_of, ([row] for row in rows)), body_of([ROW | {"Humidity3pm": 101}]), body_of(many(5)), b"{"]
-    alone = [server.ask("POST", "/forecast", body) for body in bodies]
+    separate = [server.ask("POST", "/forecast", body) for body in bodies]
     with ExitStack() as stack:
         clients = [stack.enter_context(server.client()) for _ in bodies]
         for _ in range(5):
             for client, body in zip(clients, bodies, strict=True):
                 client.send(request("POST", "/forecast", body, X_Request_Id=f"id-{clients.index(client)}"))
-            for i, (client, expected) in enumerate(zip(clients, alone, strict=True)):
+            for i, (client, expected) in enumerate(zip(clients, separate, strict=True)):
                 reply = client.reply()
                 assert (reply.status, reply.headers["x-request-id"]) == (expected.status, f"id-{i}")
                 if reply.status == 200:
@@ -134,7 +131,7 @@ def test_requests_that_come_together_are_answered_as_alone(server: Server) -> No
                     assert reply.body == expected.body
 
 
-def test_who_stops_sending_behind_a_request_is_answered(server: Server) -> None:
+def test_a_client_that_stops_sending_after_a_request_gets_its_response(server: Server) -> None:
     with server.client() as client:
         client.send(FORECAST)
         client.socket.shutdown(socket.SHUT_WR)
@@ -142,7 +139,7 @@ def test_who_stops_sending_behind_a_request_is_answered(server: Server) -> None:
         assert client.is_closed()
 
 
-def test_garbage_behind_a_request_is_refused_behind_its_answer(server: Server) -> None:
+def test_garbage_after_a_request_is_refused_after_its_response(server: Server) -> None:
     with server.client() as client:
         client.send(FORECAST + b"\x00garbage\r\n\r\n")
         assert client.reply().status == 200
@@ -151,7 +148,7 @@ def test_garbage_behind_a_request_is_refused_behind_its_answer(server: Server) -
 
 
 @pytest.mark.parametrize("data", [FORECAST, HEALTHZ])
-def test_thousands_of_pipelined_requests_are_all_answered(data: bytes, server: Server) -> None:
+def test_thousands_of_pipelined_requests_are_answered(data: bytes, server: Server) -> None:
     with server.client() as client:
         sender = threading.Thread(target=client.send, args=(data * 4000,))
         sender.start()
@@ -170,16 +167,12 @@ def test_a_request_in_single_bytes_is_answered(server: Server) -> None:
 
 
 def test_chunked_bodies_are_read(server: Server) -> None:
-    def chunked(parts: list[bytes]) -> bytes:
-        return b"".join(b"%x;a=b\r\n%b\r\n" % (len(part), part) for part in parts) + b"0\r\ntrailer: x\r\n\r\n"
-
-    head = f"POST /forecast HTTP/1.1\r\nhost: x\r\ncontent-type: {JSON}\r\ntransfer-encoding: chunked\r\n\r\n".encode()
     with server.client() as client:
         for rows in ([ROW], many(300)):
             body = body_of(rows)
-            client.send(head + chunked([body[i : i + 97] for i in range(0, len(body), 97)]))
+            client.send(chunked_request([body[i : i + 97] for i in range(0, len(body), 97)]))
             assert client.reply().probabilities() == server.forecast(rows).probabilities()
-        client.send(head + chunked([b" " * 1_000_000] * 12))
+        client.send(chunked_request([b" " * 1_000_000] * 12))
         assert_problem(client.reply(), 413)
 
 
@@ -197,10 +190,10 @@ def test_http_1_0_and_connection_close_end_the_connection(server: Server) -> Non
 @pytest.mark.parametrize("rows", [1, 300])
 def test_a_client_that_expects_100_continue_gets_it(rows: int, server: Server) -> None:
     body = body_of(many(rows))
-    whole = request("POST", "/forecast", body, expect="100-continue")
+    head = request("POST", "/forecast", body, expect="100-continue").removesuffix(body)
     with server.client() as client:
         for _ in range(2):
-            client.send(whole.removesuffix(body))
+            client.send(head)
             assert client.reply().status == 100
             client.send(body)
             assert len(client.reply().probabilities()) == rows
@@ -213,20 +206,172 @@ def test_a_client_that_expects_100_continue_for_too_much_need_not_send_it(server
         assert client.is_closed()
 
 
+# What Java's HttpClient sends with its first request, and curl with --http2.
+OFFER = {"connection": "Upgrade, HTTP2-Settings", "upgrade": "h2c", "http2_settings": "AAMAAABkAARAAAAAAAIAAAAA"}
+
+
 @pytest.mark.parametrize("method", ["GET", "POST"])
-def test_an_offer_to_upgrade_to_http_2_is_declined_by_answering(method: str, server: Server) -> None:
-    # What Java's HttpClient sends with its first request, and curl with --http2.
+def test_an_offer_to_upgrade_to_http_2_is_declined_with_the_response(method: str, server: Server) -> None:
     body = body_of([ROW]) if method == "POST" else b""
-    offer = {"connection": "Upgrade, HTTP2-Settings", "upgrade": "h2c", "http2_settings": "AAMAAABkAARAAAAAAAIAAAAA"}
     with server.client() as client:
         client.socket.settimeout(5)
         path = "/forecast" if method == "POST" else "/healthz"
-        assert client.ask(method, path, body, **offer).status == 200
+        assert client.ask(method, path, body, **OFFER).status == 200
         assert client.ask(method, path, body).status == 200
         assert client.ask("POST", "/forecast", body_of([ROW])).status == 200
 
 
-def test_an_independent_client_gets_through(server: Server) -> None:
+def chunked(parts: list[bytes], trailer: bytes = b"trailer: x") -> bytes:
+    """Return a body with Transfer-Encoding: chunked."""
+    return b"".join(b"%x;a=b\r\n%b\r\n" % (len(part), part) for part in parts) + b"0\r\n%b\r\n\r\n" % trailer
+
+
+def chunked_request(parts: list[bytes], trailer: bytes = b"trailer: x", /, **headers: str) -> bytes:
+    """Return a POST /forecast whose body is chunked."""
+    head = request("POST", "/forecast", transfer_encoding="chunked", **headers).replace(b"content-length: 0\r\n", b"")
+    return head + chunked(parts, trailer)
+
+
+UPGRADES = {
+    "GET": request("GET", "/healthz", **OFFER),
+    "POST": request("POST", "/forecast", body_of([ROW]), **OFFER),
+    "large POST": request("POST", "/forecast", body_of(many(300)), **OFFER),
+    "chunked POST": chunked_request([body_of([ROW])[:20], body_of([ROW])[20:]], **OFFER),
+    "100-continue": request("POST", "/forecast", body_of([ROW]), expect="100-continue", **OFFER),
+    "WebSocket": request("GET", "/healthz", connection="Upgrade", upgrade="websocket", sec_websocket_version="13"),
+}
+
+
+@pytest.mark.parametrize("case", UPGRADES)
+@pytest.mark.parametrize("size", [1, 7, 1_000_000])
+@pytest.mark.parametrize("before", [b"", b"\r\n", FORECAST, HEALTHZ + b"\r\n", FORECAST + UPGRADES["POST"]])
+def test_an_offer_to_upgrade_is_declined_in_any_place_and_pieces(
+    before: bytes, size: int, case: str, server: Server
+) -> None:
+    data = before + UPGRADES[case] + FORECAST
+    with server.client() as client:
+        client.socket.settimeout(10)
+        client.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for i in range(0, len(data), size):
+            client.send(data[i : i + size])
+        statuses = [client.reply().status for _ in range(data.count(b"host: "))]
+        if case == "100-continue":
+            # Sent unless the body has already arrived.
+            statuses += [client.reply().status for _ in range(statuses.count(100))]
+        assert {status for status in statuses if status != 100} == {200}
+        client.socket.shutdown(socket.SHUT_WR)
+        assert client.is_closed()
+
+
+@pytest.mark.parametrize("offer", [{}, OFFER])
+def test_a_body_is_never_parsed_as_a_request(offer: dict[str, str], server: Server) -> None:
+    inner = b"\r\n\r\n" + request("GET", "/version", **OFFER) * 3
+    for data in (request("POST", "/forecast", inner, **offer), chunked_request([inner], **offer)):
+        for gap in (0.0, 0.02):
+            with server.client() as client:
+                head, separator, rest = data.partition(b"\r\n\r\n")
+                client.send(head + separator)
+                time.sleep(gap)
+                client.send(rest + FORECAST)
+                assert_problem(client.reply(), 400)
+                assert client.reply().status == 200
+                client.socket.shutdown(socket.SHUT_WR)
+                assert client.is_closed()
+
+
+@pytest.mark.parametrize("offer", [{}, OFFER])
+def test_a_line_of_a_body_that_looks_like_an_offer_is_kept(offer: dict[str, str], server: Server) -> None:
+    body = b"Location,Rainfall\r\nUpgrade: h2c,1.5\r\nupgrade:x,2\r\n"
+    for more in (b"", b"Sydney,1.5\r\n" * 2_000):
+        head, separator, rest = request("POST", "/forecast", body + more, content_type=CSV, **offer).partition(
+            b"\r\n\r\n"
+        )
+        with server.client() as client:
+            client.send(head + separator)
+            time.sleep(0.02)
+            client.send(rest)
+            reply = client.reply()
+            assert [forecast["Location"] for forecast in reply.json()["forecasts"][:2]] == ["Upgrade: h2c", "upgrade:x"]
+
+
+def test_an_offer_to_upgrade_keeps_the_version_and_the_rules_of_http(server: Server) -> None:
+    with server.client() as client:
+        client.send(UPGRADES["POST"].replace(b"HTTP/1.1", b"HTTP/1.0"))
+        reply = client.reply()
+        assert (reply.status, reply.headers["connection"]) == (200, "close")
+        assert client.is_closed()
+    assert_problem(server.raw(request("GET", "/healthz", x="a" * 70_000, **OFFER)), 431)
+    assert_problem(server.raw(request("GET", "http://", **OFFER)), 400)
+    both = request("POST", "/forecast", b"0\r\n\r\n", transfer_encoding="chunked", **OFFER)
+    assert_problem(server.raw(both), 400)
+
+
+def test_thousands_of_offers_to_upgrade_in_one_piece_are_declined(server: Server) -> None:
+    with server.client() as client:
+        data = request("GET", "/healthz", connection="upgrade", upgrade="x") * 4000
+        sender = threading.Thread(target=client.send, args=(data,))
+        sender.start()
+        assert {client.reply().status for _ in range(4000)} == {200}
+        sender.join()
+    assert "Traceback" not in server.stderr()
+
+
+def test_trailers_are_not_headers(server: Server) -> None:
+    for trailer in (b"content-type: text/csv", b"x-request-id: trailing", b"connection: upgrade\r\nupgrade: h2c"):
+        with server.client() as client:
+            client.send(chunked_request([body_of([ROW])], trailer) + FORECAST)
+            reply = client.reply()
+            assert reply.status == 200
+            assert reply.headers["x-request-id"] != "trailing"
+            assert client.reply().status == 200
+
+
+@pytest.mark.parametrize(
+    ("data", "status"),
+    [
+        (b"\x00garbage\r\n\r\n", 400),
+        (b"CONNECT example.org:443 HTTP/1.1\r\nhost: example.org\r\n\r\n", 501),
+        (b"GET /healthz HTTP/1.1\r\nx: " + b"a" * 70_000 + b"\r\n\r\n", 431),
+        (
+            request("POST", "/forecast", transfer_encoding="chunked").replace(b"content-length: 0\r\n", b"")
+            + b"zz\r\n",
+            400,
+        ),
+    ],
+)
+@pytest.mark.parametrize("before", [[], [200], [200, 200, 200]])
+def test_an_error_after_pending_requests_comes_after_their_responses(
+    before: list[int], data: bytes, status: int, server: Server
+) -> None:
+    large = request("POST", "/forecast", LARGE, content_type=CSV)
+    requests = [large, FORECAST, UPGRADES["large POST"]][: len(before)]
+    with server.client() as client:
+        client.send(b"".join(requests) + data)
+        statuses = []
+        for number in range(len(before)):
+            reply = client.reply()
+            statuses.append(reply.status)
+            if number == 0:
+                assert len(reply.probabilities()) == 10_000
+        assert statuses == before
+        assert_problem(client.reply(), status)
+        assert client.is_closed()
+
+
+def test_complete_requests_of_a_client_that_stops_sending_are_answered(server: Server) -> None:
+    large = request("POST", "/forecast", LARGE, content_type=CSV)
+    for cut in (FORECAST[:-1], large[:-1], HEALTHZ[:-2], b"", b"\x00"):
+        for waiting in ([large], [FORECAST, large, HEALTHZ, FORECAST]):
+            with server.client() as client:
+                client.send(b"".join(waiting) + cut)
+                client.socket.shutdown(socket.SHUT_WR)
+                assert [client.reply().status for _ in waiting] == [200] * len(waiting)
+                if cut == b"\x00":
+                    assert_problem(client.reply(), 400)
+                assert client.is_closed()
+
+
+def test_an_independent_client_is_served(server: Server) -> None:
     connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=PATIENCE)
     for rows in (1, 300, 1):
         connection.request("POST", "/forecast", body_of(many(rows)), {"Content-Type": JSON})
@@ -236,10 +381,7 @@ def test_an_independent_client_gets_through(server: Server) -> None:
     connection.close()
 
 
-# Sizes
-
-
-def test_a_body_of_12_megabytes_is_refused_and_the_client_reads_why(server: Server) -> None:
+def test_a_body_of_12_megabytes_is_refused_with_a_readable_response(server: Server) -> None:
     for path in ("/forecast", "/invocations"):
         with server.client() as client:
             client.send(request("POST", path, b" " * 12_000_000))
@@ -283,21 +425,18 @@ def test_the_event_loop_stays_free_during_10000_rows(server: Server, capsys: pyt
         assert len(taken) > 10
         p99 = sorted(taken)[int(len(taken) * 0.99)]
         with capsys.disabled():
-            print(f"\n  /healthz during 10,000 rows of {content_type}: {len(taken)} answers, p99 {p99 * 1000:.1f} ms")
+            print(f"\n  /healthz during 10,000 rows of {content_type}: {len(taken)} responses, p99 {p99 * 1000:.1f} ms")
 
 
 def has_begun(client: Client) -> bool:
-    """Whether the answer has begun to arrive, within the timeout of the socket."""
+    """Return True if the response begins to arrive within the timeout of the socket."""
     try:
         return bool(client.socket.recv(1, socket.MSG_PEEK))
     except (BlockingIOError, TimeoutError):
         return False
 
 
-# Slow and absent clients
-
-
-def test_truncated_requests_leave_the_service_alone(server: Server) -> None:
+def test_truncated_requests_do_not_harm_the_service(server: Server) -> None:
     for data in (b"GET /hea", FORECAST[:-1], request("POST", "/forecast", body_of(many(300)))[:-1], b"\r\n", b""):
         for _ in range(50):
             with server.client() as client:
@@ -307,7 +446,7 @@ def test_truncated_requests_leave_the_service_alone(server: Server) -> None:
         client.send(large[:-1])
     assert server.logged("cut-off")["status"] == 499
     assert server.ask("GET", "/healthz").status == 200
-    # The connection of the question is open itself, and so is perhaps one that is about to be closed.
+    # The connection of this request is open, and perhaps one that is about to be closed.
     files = server.metric("process_open_fds")
     assert eventually(lambda: server.metric("process_open_fds") <= files) is True
     assert "Traceback" not in server.stderr()
@@ -326,44 +465,84 @@ STALLED = {
 
 
 def endings(server: Server, requests: dict[str, bytes]) -> dict[str, list[int]]:
-    """The statuses with which each of these connections ends, all open at once; 0 for one that is still open then."""
-    found: dict[str, list[int]] = {}
+    """Return the statuses on each of these simultaneous connections; 0 for one that is still open after 5 s."""
+    statuses: dict[str, list[int]] = {}
     with ExitStack() as stack:
         clients = {name: stack.enter_context(server.client()) for name in requests}
         for name, client in clients.items():
             client.send(requests[name])
         end = time.monotonic() + 5
         for name, client in clients.items():
-            found[name] = []
+            statuses[name] = []
             try:
-                while not found[name] or found[name][-1] == 200:
+                while not statuses[name] or statuses[name][-1] == 200:
                     client.socket.settimeout(max(0.01, end - time.monotonic()))
-                    found[name].append(client.reply().status)
+                    statuses[name].append(client.reply().status)
                 assert client.is_closed()
             except TimeoutError:
-                found[name].append(0)
-    return found
+                statuses[name].append(0)
+    return statuses
 
 
 def test_stalled_requests_are_closed_with_408_while_others_are_served(hasty: Server) -> None:
     ended: dict[str, list[int]] = {}
     waiter = threading.Thread(target=lambda: ended.update(endings(hasty, STALLED)))
     waiter.start()
-    answers = 0
+    responses = 0
     with hasty.client() as other:
         while waiter.is_alive():
             assert other.ask("POST", "/forecast", body_of([ROW])).status == 200
-            answers += 1
+            responses += 1
             time.sleep(0.01)
     waiter.join()
     assert ended == {name: [408] for name in STALLED}
-    assert answers > 10
+    assert responses > 10
 
 
 @pytest.mark.parametrize("first", [HEALTHZ, FORECAST])
-def test_stalled_requests_behind_another_are_closed_too(first: bytes, hasty: Server) -> None:
-    behind = {name: first + data for name, data in STALLED.items() if data}
-    assert endings(hasty, behind) == {name: [200, 408] for name in behind}
+def test_stalled_requests_after_another_are_closed_too(first: bytes, hasty: Server) -> None:
+    requests = {name: first + data for name, data in STALLED.items() if data}
+    assert endings(hasty, requests) == {name: [200, 408] for name in requests}
+
+
+def test_a_large_request_that_takes_too_long_is_refused_and_the_next_is_answered(trained: Path, tmp_path: Path) -> None:
+    slow = "import time; from raincast.serving import forecaster; build = forecaster.feature_matrix"
+    slow += "; forecaster.feature_matrix = lambda table: (time.sleep(4), build(table))[1]"
+    with started(tmp_path, "--model", trained, setup=f"{HASTY}; {slow}") as server, server.client() as client:
+        client.send(request("POST", "/forecast", LARGE, content_type=CSV, x_request_id="late") + FORECAST)
+        client.socket.settimeout(3)
+        assert_problem(client.reply(), 503)
+        assert client.reply().status == 200
+        assert client.ask("GET", "/healthz").status == 200
+        assert server.logged("late")["status"] == 503
+        assert server.stop() == 0
+
+
+def test_a_client_that_does_not_read_is_closed_and_gets_no_response_inside_another(hasty: Server) -> None:
+    alive = hasty.ask("GET", "/healthz").body
+    with ExitStack() as stack:
+        clients = [stack.enter_context(hasty.client()) for _ in range(8)]
+        for i, client in enumerate(clients):
+            client.socket.setblocking(False)
+            data = request("GET", "/healthz" + "?" * i) * 2000
+            try:
+                while True:
+                    client.socket.send(data)
+            except BlockingIOError:
+                pass
+        assert hasty.ask("GET", "/healthz").status == 200
+        time.sleep(7)
+        assert hasty.metric("process_open_fds") > 0
+        for client in clients:
+            client.socket.setblocking(True)
+            client.socket.settimeout(PATIENCE)
+            last = 200
+            with pytest.raises(ConnectionError):
+                while True:
+                    reply = client.reply()
+                    assert last == 200
+                    last = reply.status
+                    assert (reply.status == 408) or (reply.status, reply.body) == (200, alive)
 
 
 def test_dripping_requests_are_closed(hasty: Server) -> None:
@@ -401,9 +580,6 @@ def test_blank_lines_do_not_keep_a_connection_open(trained: Path, tmp_path: Path
                     client.file.read()
 
 
-# Many connections
-
-
 def test_the_51st_connection_is_refused_until_one_closes(trained: Path, tmp_path: Path) -> None:
     with (
         started(tmp_path, "--model", trained, setup="http_protocol.Connection.limit = 50") as server,
@@ -423,7 +599,7 @@ def test_the_51st_connection_is_refused_until_one_closes(trained: Path, tmp_path
         assert eventually(lambda: server.forecast([ROW]).status == 200)
 
 
-def test_10000_connections_are_held_and_the_next_is_told_why(trained: Path, tmp_path: Path) -> None:
+def test_10000_connections_are_held_and_the_next_is_refused_with_a_reason(trained: Path, tmp_path: Path) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     limit = 10_000 if hard >= 10_200 else hard - 200
     setup = f"http_protocol.Connection.limit = {limit}; " + FILES.format(soft=hard, hard=hard)
@@ -449,7 +625,7 @@ def test_10000_connections_are_held_and_the_next_is_told_why(trained: Path, tmp_
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
-def test_the_limit_of_open_files_is_raised_as_far_as_it_may_be(trained: Path, tmp_path: Path) -> None:
+def test_the_limit_of_open_files_is_raised_to_the_hard_limit(trained: Path, tmp_path: Path) -> None:
     # The soft limit of many systems is 1,024, a tenth of the connections that are allowed.
     setup = FILES.format(soft=128, hard=512)
     with started(tmp_path, "--model", trained, setup=setup) as server, ExitStack() as stack:
@@ -457,7 +633,7 @@ def test_the_limit_of_open_files_is_raised_as_far_as_it_may_be(trained: Path, tm
             assert client.ask("GET", "/healthz").status == 200
 
 
-def test_where_files_are_scarce_the_limit_is_lower_and_still_said(trained: Path, tmp_path: Path) -> None:
+def test_a_low_limit_of_open_files_lowers_the_limit_of_connections(trained: Path, tmp_path: Path) -> None:
     setup = FILES.format(soft=128, hard=128)
     with started(tmp_path, "--model", trained, setup=setup) as server, ExitStack() as stack:
         first = stack.enter_context(server.client())
@@ -467,16 +643,18 @@ def test_where_files_are_scarce_the_limit_is_lower_and_still_said(trained: Path,
         assert_problem(server.raw(FORECAST), 503)
 
 
-# The end
-
-
 def test_sigterm_drains_then_ends_with_0(trained: Path, tmp_path: Path) -> None:
     with started(tmp_path, "--model", trained, "--drain-seconds", 1) as server:
         kept, idle = Client(server.port), Client(server.port)
         assert kept.ask("GET", "/readyz").headers.get("connection") is None
         assert idle.ask("GET", "/readyz").status == 200
         server.process.send_signal(signal.SIGTERM)
-        reply = eventually(lambda: (reply := server.ask("GET", "/readyz")).status == 503 and reply)
+
+        def draining() -> Reply | None:
+            reply = server.ask("GET", "/readyz")
+            return reply if reply.status == 503 else None
+
+        reply = eventually(draining)
         assert_problem(reply, 503)
         for path, body in (("/forecast", body_of([ROW])), ("/forecast", body_of(many(300))), ("/invocations", b"{}")):
             reply = server.ask("POST", path, body)
@@ -496,7 +674,7 @@ def test_sigterm_drains_then_ends_with_0(trained: Path, tmp_path: Path) -> None:
         assert [line["status"] for line in server.log()].count(503) >= 1
 
 
-def test_sigint_ends_at_once_with_0_and_a_second_sigterm_ends_the_drain(trained: Path, tmp_path: Path) -> None:
+def test_sigint_or_a_second_sigterm_ends_the_drain_with_0(trained: Path, tmp_path: Path) -> None:
     with started(tmp_path / "int", "--model", trained, "--drain-seconds", 3600) as server:
         assert server.stop(signal.SIGINT) == 0
         assert server.stderr().count("\n") == 1
@@ -527,30 +705,30 @@ def test_stalled_requests_do_not_keep_the_service_from_ending(trained: Path, tmp
 
 
 class Load(threading.Thread):
-    """Requests without a pause, on a new connection where the service closed the last one, until it takes no more."""
+    """Requests without a pause, on a new connection if the service closed the last one, until it accepts no more."""
 
     def __init__(self, port: int, rows: int) -> None:
         super().__init__()
         self.port, self.data = port, request("POST", "/forecast", body_of(many(rows)))
         self.answered = self.closed = 0
-        # When requests without an answer were sent, and what came instead.
+        # Requests without a good response: the time of sending and the error.
         self.lost: list[tuple[float, str]] = []
 
     def run(self) -> None:
-        """Until the service takes no more connections."""
+        """Send requests until the service accepts no more connections."""
         while True:
             try:
                 client = Client(self.port)
             except ConnectionRefusedError:
                 return
             except ConnectionResetError:
-                # Between the handshake and the service's accepting it: nothing was sent yet.
+                # The service did not accept it after the handshake; nothing was sent yet.
                 continue
             with closing(client):
                 self.ask(client)
 
     def ask(self, client: Client) -> None:
-        """Requests on one connection until the service closes it."""
+        """Send requests on one connection until the service closes it."""
         while True:
             sent = time.monotonic()
             try:
@@ -589,8 +767,8 @@ def test_no_request_is_lost_when_the_service_ends_under_load(trained: Path, tmp_
         for client in load:
             client.join()
         assert all(client.closed for client in load)
-        # At `last_accepted` the service still took connections: whatever was sent before has its answer.
+        # At `last_accepted` the service still accepted connections: earlier requests have their responses.
         lost = [moment for client in load for moment in client.lost]
-        assert [what for sent, what in lost if sent < last_accepted] == []
+        assert [error for sent, error in lost if sent < last_accepted] == []
         logged = sum(line["path"] == "/forecast" for line in server.log())
         assert 0 <= logged - sum(client.answered for client in load) <= len(lost)

@@ -1,4 +1,4 @@
-"""What an operator does to the service: models, logs, settings, and MLflow's own server beside it."""
+"""Operation of the service: models, logs, settings, and a comparison with MLflow's own server."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ Small = tuple[Path, str, list[dict[str, Any]]]
 
 @pytest.fixture(name="small", scope="module")
 def fixture_small(slice_csv: Path, command: Command, tmp_path_factory: pytest.TempPathFactory) -> Small:
-    """A small model that uses neighbours and history: its directory, its pipeline in MLflow, rows to forecast."""
+    """Train a small model that uses context; return its directory, its pipeline in MLflow, and rows to forecast."""
     folder = tmp_path_factory.mktemp("small")
     rows = list(csv.DictReader(io.StringIO(slice_csv.read_text())))
     for i, row in enumerate(rows):
@@ -68,19 +68,20 @@ def fixture_small(slice_csv: Path, command: Command, tmp_path_factory: pytest.Te
         "--verify-from",
         "2011-06-01",
     )
-    answer = command("train.py", *call, MLFLOW_TRACKING_URI=store)
-    assert answer.returncode == 0, answer.stderr.decode()
+    run = command("train.py", *call, MLFLOW_TRACKING_URI=store)
+    assert run.returncode == 0, run.stderr.decode()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         client = mlflow.MlflowClient(store)
         experiment = client.get_experiment_by_name("raincast")
+        assert experiment is not None
         (pipeline,) = [m for m in client.search_logged_models([experiment.experiment_id]) if m.name == "pipeline"]
     late = [row for row in rows if "2011-08-10" <= row["Date"] <= "2011-08-15"]
     return folder / "model", pipeline.artifact_location.removeprefix("file://"), [as_sent(row) for row in late]
 
 
 def as_sent(row: dict[str, str]) -> dict[str, Any]:
-    """A row of text as JSON has it, without what is to be forecast."""
+    """Return a row of text as JSON values, without the target."""
 
     def value(text: str) -> Any:
         try:
@@ -91,12 +92,9 @@ def as_sent(row: dict[str, str]) -> dict[str, Any]:
     return {name: value(text) for name, text in row.items() if name != "RainTomorrow"}
 
 
-# MLflow's own server
-
-
 @contextmanager
 def mlflow_server(directory: str, folder: Path) -> Iterator[int]:
-    """`mlflow models serve` of a logged model; yields its port."""
+    """Run `mlflow models serve` with a logged model; yield its port."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -126,7 +124,7 @@ def mlflow_server(directory: str, folder: Path) -> Iterator[int]:
             eventually(is_up)
             yield port
         finally:
-            # It and its worker.
+            # The server and its worker.
             os.killpg(process.pid, signal.SIGTERM)
 
 
@@ -134,7 +132,7 @@ def mlflow_server(directory: str, folder: Path) -> Iterator[int]:
 def fixture_both(
     small: Small, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Callable[..., tuple[Reply, Reply]]]:
-    """Ask the service and MLflow's server, with the same model, the same."""
+    """Send the same request to the service and to MLflow's server, with the same model."""
     folder = tmp_path_factory.mktemp("both")
     with mlflow_server(small[1], folder) as port, started(folder / "ours", "--model", small[0]) as server:
 
@@ -146,13 +144,13 @@ def fixture_both(
 
 
 def split(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """Rows as columns and data."""
+    """Return rows as columns and data."""
     columns = list(dict.fromkeys(name for row in rows for name in row))
     return {"columns": columns, "data": [[row.get(name) for name in columns] for row in rows]}
 
 
 def columns_of(rows: list[dict[str, Any]]) -> dict[str, list[Any]]:
-    """Rows as a list of values for each column."""
+    """Return rows as a list of values for each column."""
     table = split(rows)
     return dict(zip(table["columns"], map(list, zip(*table["data"], strict=True)), strict=True))
 
@@ -165,27 +163,27 @@ FORMATS: dict[str, Callable[[list[dict[str, Any]]], Any]] = {
 }
 
 
-@pytest.mark.parametrize("form", FORMATS)
-def test_the_service_answers_as_mlflow_does(form: str, both: Callable[..., tuple[Reply, Reply]], small: Small) -> None:
+@pytest.mark.parametrize("key", FORMATS)
+def test_the_service_responds_like_mlflow(key: str, both: Callable[..., tuple[Reply, Reply]], small: Small) -> None:
     _, _, rows = small
     partly = [{name: value for name, value in row.items() if name != "Sunshine"} for row in rows[:7]]
-    nothing = [row | {"Rainfall": None, "WindDir9am": None, "RainToday": None} for row in rows[:7]]
+    null = [row | {"Rainfall": None, "WindDir9am": None, "RainToday": None} for row in rows[:7]]
     nan = [row | {"Humidity3pm": float("nan"), "Date": None} for row in rows[:7]]
-    found = {}
-    for name, sent in {"one": rows[:1], "many": rows, "partly": partly, "nothing": nothing, "nan": nan}.items():
-        ours, theirs = both("POST", "/invocations", json.dumps({form: FORMATS[form](sent)}).encode())
+    predictions = {}
+    for name, sent in {"one": rows[:1], "many": rows, "partly": partly, "null": null, "nan": nan}.items():
+        ours, theirs = both("POST", "/invocations", json.dumps({key: FORMATS[key](sent)}).encode())
         assert (ours.status, theirs.status) == (200, 200), (name, ours.body[:500], theirs.body[:500])
         assert ours.headers["content-type"] == theirs.headers["content-type"] == JSON
         assert ours.json().keys() == theirs.json().keys() == {"predictions"}
-        found[name] = np.array(ours.json()["predictions"])
-        assert found[name].shape == (len(sent), 2)
-        np.testing.assert_allclose(found[name], theirs.json()["predictions"], rtol=0, atol=1e-9)
-    # Neighbours and history were used: alone, the first row is another forecast.
-    assert abs(found["one"][0, 1] - found["many"][0, 1]) > 1e-6
+        predictions[name] = np.array(ours.json()["predictions"])
+        assert predictions[name].shape == (len(sent), 2)
+        np.testing.assert_allclose(predictions[name], theirs.json()["predictions"], rtol=0, atol=1e-9)
+    # Context was used: the single row has another forecast.
+    assert abs(predictions["one"][0, 1] - predictions["many"][0, 1]) > 1e-6
 
 
-def test_csv_is_answered_as_the_same_rows_in_json(both: Callable[..., tuple[Reply, Reply]], small: Small) -> None:
-    # MLflow's server reads no CSV for a model whose columns take any type, as ours do.
+def test_csv_is_forecast_like_the_same_rows_in_json(both: Callable[..., tuple[Reply, Reply]], small: Small) -> None:
+    # MLflow's server cannot read CSV for a model whose columns accept any type, like this one.
     _, _, rows = small
     text = io.StringIO()
     writer = csv.DictWriter(text, list(rows[0]))
@@ -210,7 +208,7 @@ def test_csv_is_answered_as_the_same_rows_in_json(both: Callable[..., tuple[Repl
         (b"", JSON),
     ],
 )
-def test_what_mlflow_refuses_is_refused(
+def test_requests_that_mlflow_refuses_are_refused(
     body: bytes, content_type: str, both: Callable[..., tuple[Reply, Reply]]
 ) -> None:
     ours, theirs = both("POST", "/invocations", body, content_type=content_type)
@@ -219,18 +217,15 @@ def test_what_mlflow_refuses_is_refused(
     assert "message" in ours.json()
 
 
-def test_ping_says_that_it_is_there(both: Callable[..., tuple[Reply, Reply]]) -> None:
+def test_ping_responds_like_mlflow(both: Callable[..., tuple[Reply, Reply]]) -> None:
     ours, theirs = both("GET", "/ping")
     assert (ours.status, ours.body) == (theirs.status, theirs.body) == (200, b"\n")
     ours, _ = both("HEAD", "/ping")
     assert ours.status == 200
 
 
-# Models
-
-
-def said(server: Server) -> tuple[Any, ...]:
-    """What the service says of itself and forecasts, in all its ways."""
+def responses(server: Server) -> tuple[Any, ...]:
+    """Return the version and forecasts of every kind of a service."""
     protocol = json.dumps({"instances": list(EXAMPLE)}).encode()
     return (
         server.ask("GET", "/version").json(),
@@ -240,19 +235,19 @@ def said(server: Server) -> tuple[Any, ...]:
     )
 
 
-def test_a_running_service_keeps_its_model_and_a_new_one_takes_the_new(
+def test_a_running_service_keeps_its_model_and_a_new_one_loads_the_new(
     trained: Path, small: Small, tmp_path: Path
 ) -> None:
     served = Path(shutil.copytree(trained, tmp_path / "model"))
     with started(tmp_path / "old", "--model", served) as old:
-        before = said(old)
+        before = responses(old)
         assert before[0]["model"] == before[1]["model"]["version"] == model.describe(trained)["version"]
         served.rename(tmp_path / "earlier")
         shutil.copytree(small[0], tmp_path / "new")
         (tmp_path / "new").rename(served)
-        assert said(old) == before
+        assert responses(old) == before
         with started(tmp_path / "start", "--model", served) as new:
-            after = said(new)
+            after = responses(new)
         assert after[0]["model"] == model.describe(small[0])["version"] != before[0]["model"]
         expected = forecast.forecast(model.load(small[0]), reading.read(io.BytesIO(body_of(many(300))), name="rows"))
         np.testing.assert_allclose(
@@ -260,7 +255,7 @@ def test_a_running_service_keeps_its_model_and_a_new_one_takes_the_new(
         )
         shutil.rmtree(served)
         shutil.rmtree(tmp_path / "earlier")
-        assert said(old) == before
+        assert responses(old) == before
         assert old.stop() == 0
 
 
@@ -270,8 +265,8 @@ def rewritten(directory: Path, change: Callable[[dict[str, Any]], None]) -> None
     description = json.loads(path.read_text())
     del description["sha256"]
     change(description)
-    whole = json.dumps(description, sort_keys=True, indent=1).encode()
-    path.write_text(json.dumps(description | {"sha256": hashlib.sha256(whole).hexdigest()}, sort_keys=True, indent=1))
+    content = json.dumps(description, sort_keys=True, indent=1).encode()
+    path.write_text(json.dumps(description | {"sha256": hashlib.sha256(content).hexdigest()}, sort_keys=True, indent=1))
 
 
 def flip(path: Path) -> None:
@@ -281,13 +276,13 @@ def flip(path: Path) -> None:
     path.write_bytes(content)
 
 
-def less_alone(description: dict[str, Any]) -> None:
-    """Change what the first parity row was forecast alone, by a millionth."""
+def lower_single_row(description: dict[str, Any]) -> None:
+    """Change the single-row forecast of the first parity row by a millionth."""
     description["parity"]["alone"][0] -= 1e-6
 
 
-def more_together(description: dict[str, Any]) -> None:
-    """Change what the last parity row was forecast among others, by a millionth."""
+def raise_with_context(description: dict[str, Any]) -> None:
+    """Change the forecast with context of the last parity row by a millionth."""
     description["parity"]["together"][-1] += 1e-6
 
 
@@ -297,9 +292,12 @@ BROKEN: dict[str, tuple[Callable[[Path], Any], str]] = {
     "changed description": (lambda path: flip(path / "model.json"), "model.json: "),
     "missing graph": (lambda path: (path / "model-row.onnx").unlink(), "model-row.onnx: there is no such file"),
     "missing description": (lambda path: (path / "model.json").unlink(), "model.json: there is no such file"),
-    "other parity alone": (lambda path: rewritten(path, less_alone), "forecasts differ by 1e-06 from those of the"),
-    "other parity together": (
-        lambda path: rewritten(path, more_together),
+    "other parity of a single row": (
+        lambda path: rewritten(path, lower_single_row),
+        "forecasts differ by 1e-06 from those of the",
+    ),
+    "other parity with context": (
+        lambda path: rewritten(path, raise_with_context),
         "forecasts differ by 1e-06 from those of the",
     ),
     "no parity": (lambda path: rewritten(path, lambda d: d.pop("parity")), "parity"),
@@ -309,18 +307,15 @@ BROKEN: dict[str, tuple[Callable[[Path], Any], str]] = {
 @pytest.mark.parametrize("case", BROKEN)
 def test_a_broken_model_does_not_start(case: str, trained: Path, tmp_path: Path) -> None:
     broken = Path(shutil.copytree(trained, tmp_path / "model"))
-    spoil, message = BROKEN[case]
-    spoil(broken)
+    damage, message = BROKEN[case]
+    damage(broken)
     code, lines = refused(tmp_path / "run", "--port", 0, "--model", broken)
     assert (code, len(lines)) == (1, 1), "\n".join(lines)
     assert lines[0].startswith("prediction.py: ")
     assert message in lines[0]
 
 
-# Settings
-
-
-def test_a_port_in_use_is_said_in_one_line(trained: Path, tmp_path: Path) -> None:
+def test_a_port_in_use_gives_one_line(trained: Path, tmp_path: Path) -> None:
     with started(tmp_path / "first", "--model", trained) as server:
         code, lines = refused(tmp_path / "second", "--port", server.port, "--model", trained)
     assert code == 1
@@ -346,11 +341,11 @@ def test_a_port_in_use_is_said_in_one_line(trained: Path, tmp_path: Path) -> Non
         (["model"], 2, "unrecognized arguments: model"),
     ],
 )
-def test_a_wrong_setting_is_said_in_one_line(flags: list[str], code: int, message: str, tmp_path: Path) -> None:
-    found, lines = refused(tmp_path, *([] if "--port" in flags else ["--port", 0]), *flags)
-    # argparse shows the usage first.
+def test_an_invalid_setting_gives_one_line(flags: list[str], code: int, message: str, tmp_path: Path) -> None:
+    returned, lines = refused(tmp_path, *([] if "--port" in flags else ["--port", 0]), *flags)
+    # argparse prints the usage first.
     (line,) = [line for line in lines if not line.startswith(("usage: ", " "))]
-    assert found == code, line
+    assert returned == code, line
     assert line.startswith("prediction.py")
     assert message in line
 
@@ -377,9 +372,6 @@ def test_every_setting_comes_from_the_environment(trained: Path, tmp_path: Path)
     assert log.read_text().count("\n") == 1
 
 
-# Logs
-
-
 def test_each_forecast_is_logged_with_its_observation_as_sent(trained: Path, tmp_path: Path) -> None:
     log = tmp_path / "forecasts.jsonl"
     sent = {
@@ -398,7 +390,7 @@ def test_each_forecast_is_logged_with_its_observation_as_sent(trained: Path, tmp
         assert server.forecast([ROW | {"Rainfall": -1}], x_request_id="refused").status == 422
         version = server.ask("GET", "/version").json()["model"]
         assert server.metric(LOST) == 0
-        # Written out before the end.
+        # The log is written completely before the process ends.
         assert server.stop() == 0
     lines = [json.loads(line) for line in log.read_text().splitlines()]
     assert all(
@@ -413,13 +405,13 @@ def test_each_forecast_is_logged_with_its_observation_as_sent(trained: Path, tmp
     assert lines.pop()["observation"] == ROW
     rows = [row for observations in sent.values() for row in observations]
     forecasts = [line for name in sent for line in replies[name].json()["forecasts"]]
-    for line, row, answered in zip(lines, rows, forecasts, strict=True):
+    for line, row, response in zip(lines, rows, forecasts, strict=True):
         assert line["observation"] == {name: value for name, value in row.items() if value is not None}
-        assert line["probability_of_rain"] == answered["probability_of_rain"]
-        assert line["rain_tomorrow"] == answered["rain_tomorrow"]
+        assert line["probability_of_rain"] == response["probability_of_rain"]
+        assert line["rain_tomorrow"] == response["rain_tomorrow"]
 
 
-def test_a_rotated_forecast_log_is_begun_anew(trained: Path, tmp_path: Path) -> None:
+def test_a_rotated_forecast_log_is_created_again(trained: Path, tmp_path: Path) -> None:
     log = tmp_path / "forecasts.jsonl"
     with started(tmp_path / "run", "--model", trained, "--forecast-log", log) as server:
         for name in ("first", "second"):
@@ -433,14 +425,14 @@ def test_a_rotated_forecast_log_is_begun_anew(trained: Path, tmp_path: Path) -> 
 
 @pytest.fixture(name="full_disk")
 def fixture_full_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 64 KB, most of which a file `filler` takes."""
+    """Mount a file system of 64 KB that a file `filler` mostly fills."""
     with small_disk(tmp_path / "full", "64k") as folder:
         (folder / "filler").write_bytes(bytes(49_152))
         yield folder
 
 
 @pytest.mark.parametrize("freed", ["filler", "forecasts.jsonl"])
-def test_a_full_disk_costs_lines_of_the_forecast_log_and_no_request(
+def test_a_full_disk_costs_lines_of_the_forecast_log_but_no_request(
     freed: str, full_disk: Path, trained: Path, tmp_path: Path
 ) -> None:
     log = full_disk / "forecasts.jsonl"
@@ -455,7 +447,7 @@ def test_a_full_disk_costs_lines_of_the_forecast_log_and_no_request(
 
     with started(tmp_path / "run", "--model", trained, "--forecast-log", log) as server:
         eventually(lost)
-        # The disk stays full for another while.
+        # The disk stays full for a while.
         before = lost()
         eventually(lambda: lost() > before + 50)
         eventually(lambda: log.read_bytes().count(b"\n") + server.metric(LOST) >= sent)
@@ -466,15 +458,15 @@ def test_a_full_disk_costs_lines_of_the_forecast_log_and_no_request(
         eventually(lambda: log.exists() and b'"last"' in log.read_bytes())
         count = server.metric(LOST)
         assert server.stop() == 0
-    whole = log.read_bytes()
+    content = log.read_bytes()
     if freed == "filler":
-        assert whole.startswith(full)
-        # Where the disk was full, a line may have been cut off.
+        assert content.startswith(full)
+        # The last line on the full disk may be incomplete.
         kept = full[: full.rindex(b"\n") + 1]
-        new = whole[len(full) :].removeprefix(b"\n" if full != kept else b"").splitlines()
+        new = content[len(full) :].removeprefix(b"\n" if full != kept else b"").splitlines()
         written = kept.splitlines() + new
     else:
-        written = whole.splitlines()
+        written = content.splitlines()
     lines = [json.loads(line) for line in written]
     assert lines[-1]["request_id"] == "last"
     assert lines[-1]["observation"] == ROW
@@ -491,7 +483,7 @@ def test_a_request_log_that_cannot_be_written_is_counted(trained: Path, tmp_path
         assert server.stderr().count("\n") == 1
 
 
-def test_without_standard_output_the_service_serves_or_says_why_not(trained: Path, tmp_path: Path) -> None:
+def test_without_standard_output_the_service_serves_or_gives_the_reason(trained: Path, tmp_path: Path) -> None:
     call = f"exec '{sys.executable}' '{ROOT / 'prediction.py'}' serve --port 0 --model '{trained}' >&-"
     with (
         (tmp_path / "stderr").open("wb") as stderr,

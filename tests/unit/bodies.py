@@ -1,4 +1,4 @@
-"""Observations as a client sends them, for the tests of everything that decodes a request."""
+"""Observations as a client sends them, for tests of request decoding."""
 
 from __future__ import annotations
 
@@ -21,10 +21,12 @@ Sent = dict[str, Any]
 
 
 def value_of(column: Column) -> st.SearchStrategy[Any]:
-    """Values of a column that are within its limits, and at them."""
+    """Return values within the limits of a column, including the limits."""
     if column.kind == "number":
-        whole = st.integers(int(np.ceil(column.low)), int(np.floor(column.high)))
-        return st.floats(column.low, column.high, allow_nan=False) | whole | st.sampled_from([column.low, column.high])
+        integers = st.integers(int(np.ceil(column.low)), int(np.floor(column.high)))
+        return (
+            st.floats(column.low, column.high, allow_nan=False) | integers | st.sampled_from([column.low, column.high])
+        )
     if column.kind == "direction":
         return st.sampled_from(DIRECTIONS)
     if column.kind == "yes_no":
@@ -32,8 +34,8 @@ def value_of(column: Column) -> st.SearchStrategy[Any]:
     if column.kind == "date":
         return st.dates(datetime.date(1900, 1, 1), datetime.date(2199, 12, 31)).map(str)
     letters = st.text(st.characters(codec="utf-8", categories=["L", "N", "P", "S"]), min_size=1, max_size=64)
-    named = st.sampled_from(["Sydney", "Perth", "Atlantis", "Alice Springs", 'O"Neil\\', "x" * 64])
-    return named | letters.filter(lambda name: name.lower() not in MISSING)
+    names = st.sampled_from(["Sydney", "Perth", "Atlantis", "Alice Springs", 'O"Neil\\', "x" * 64])
+    return names | letters.filter(lambda name: name.lower() not in MISSING)
 
 
 def _key(sent: Sent) -> object:
@@ -41,7 +43,7 @@ def _key(sent: Sent) -> object:
 
 
 def bodies(*, null: bool = True, max_size: int = 5) -> st.SearchStrategy[list[Sent]]:
-    """Valid observations, one a day and station: keys but Location and Rainfall may be absent, with `null` null too."""
+    """Return valid observations without duplicates; keys but Location and Rainfall may be absent, or null."""
     optional = {c.name: st.none() | value_of(c) if null else value_of(c) for c in COLUMNS if c.kind != "station"}
     rainfall = optional.pop("Rainfall")
     station = next(value_of(column) for column in COLUMNS if column.kind == "station")
@@ -50,12 +52,12 @@ def bodies(*, null: bool = True, max_size: int = 5) -> st.SearchStrategy[list[Se
 
 
 def is_measured(sent: Sent) -> bool:
-    """Whether an observation has a measurement that is not null."""
+    """Return True if an observation has a measurement that is not null."""
     return any(sent.get(name) is not None for name in MEASUREMENTS)
 
 
 def as_table(observed: decoding.Row | Table) -> Table:
-    """A table of what was decoded, a row or a table; a row must have the types that `row_features` needs."""
+    """Return a decoded row or table as a table; a row must have the types that `row_features` needs."""
     assert list(observed) == [column.name for column in COLUMNS]
     if not decoding.is_row(observed):
         return observed
@@ -72,33 +74,33 @@ def as_table(observed: decoding.Row | Table) -> Table:
 
 
 def is_regular(sent: Sent) -> bool:
-    """Whether an observation must be decoded the fast way: measured, and its station's name is like that of a place."""
+    """Return True for an observation with a measurement and a usual station, which must not need the text parser."""
     return is_measured(sent) and sent["Location"].replace(" ", "").isalpha() and sent["Location"] not in MEASUREMENTS
 
 
-def too_deep(decode: Callable[[bytes], object], before: str, behind: str) -> list[int]:
-    """How deep a value between two parts of a body must be for decoding it to end in a RecursionError."""
-    found = []
-    # Python's own limit is 1000 calls, from here less those that led here.
+def too_deep(decode: Callable[[bytes], object], before: str, after: str) -> list[int]:
+    """Return the depths of a value, between two parts of a body, at which decoding raises RecursionError."""
+    depths = []
+    # Python's limit is 1000 calls, including those that led here.
     for depth in (*range(1, 1_001), 100_000):
         try:
-            decode((before + "[" * depth + "]" * depth + behind).encode())
+            decode((before + "[" * depth + "]" * depth + after).encode())
         except ObservationError:
             pass
         except RecursionError:
-            found.append(depth)
-    return found
+            depths.append(depth)
+    return depths
 
 
 def by_text(body: bytes) -> Table:
-    """What the parser of text makes of a JSON body."""
+    """Return the table that the text parser makes of a JSON body."""
     header, blocks = formats.json_blocks(decoding.NAME, io.BytesIO(body))
     check_header(decoding.NAME, header)
     return parse_blocks(decoding.NAME, blocks)
 
 
 def assert_same(one: Table, other: Table) -> None:
-    """The same columns with the same values to the last bit, NaN and NaT equal to themselves."""
+    """Assert that two tables have the same columns and identical values; NaN and NaT equal themselves."""
     assert list(one) == list(other)
     for name, values in one.items():
         assert values.dtype.kind == other[name].dtype.kind, name

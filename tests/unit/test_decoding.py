@@ -1,4 +1,4 @@
-"""Decoding a request: quick for the regular body, and never another answer than that of the one parser."""
+"""Decoding of requests: fast for regular bodies, always with the result of the text parser."""
 
 from __future__ import annotations
 
@@ -23,54 +23,51 @@ from raincast.serving import decoding
 from raincast.serving.openapi import EXAMPLE
 from tests.unit.bodies import Sent, as_table, assert_same, bodies, by_text, is_measured, is_regular, too_deep, value_of
 
-# The same examples each time: what is found here is looked for at leisure, not in somebody's pipeline.
+# The same examples each time, so that an unrelated pipeline does not fail by chance.
 UNTIMED = settings(deadline=None, derandomize=True)
 SYDNEY, WOLLONGONG = EXAMPLE
 
 
-def body_of(sent: Any, **how: Any) -> bytes:
-    """The body of a request with these observations."""
-    return json.dumps({"observations": sent}, **how).encode()
+def body_of(sent: Any, **options: Any) -> bytes:
+    """Return the body of a request with these observations."""
+    return json.dumps({"observations": sent}, **options).encode()
 
 
 def decoded(body: bytes) -> Table:
-    """The table of a body that is decoded without a warning."""
+    """Return the table of a body that is decoded without a warning."""
     observed, warned = decoding.decode(body)
     assert not warned
     return as_table(observed)
 
 
 def only_fast() -> Any:
-    """A context in which the parser of text does not answer."""
-    return mock.patch.object(decoding, "table_of", side_effect=AssertionError("the body went the slow way"))
+    """Return a context in which the text parser fails."""
+    return mock.patch.object(decoding, "table_of", side_effect=AssertionError("the text parser was used"))
 
 
 def refusal(call: Callable[[], Any]) -> ObservationError:
-    """The error that a call ends with."""
+    """Return the error that a call raises."""
     with pytest.raises(ObservationError) as caught:
         call()
     return caught.value
 
 
-# ---- the same answer on both ways
-
-
 @UNTIMED
 @given(bodies(), st.booleans())
-def test_a_valid_body_gives_what_the_parser_of_text_gives(sent: list[Sent], ascii_only: bool) -> None:
+def test_a_valid_body_is_decoded_like_text(sent: list[Sent], ascii_only: bool) -> None:
     body = body_of(sent, ensure_ascii=ascii_only)
     assert_same(decoded(body), by_text(body))
 
 
 @UNTIMED
 @given(bodies().filter(lambda sent: all(map(is_regular, sent))))
-def test_a_regular_body_is_decoded_the_fast_way(sent: list[Sent]) -> None:
+def test_a_regular_body_does_not_need_the_text_parser(sent: list[Sent]) -> None:
     with only_fast():
         observed, _ = decoding.decode(body_of(sent, ensure_ascii=False))
     assert decoding.is_row(observed) == (len(sent) == 1)
 
 
-def test_the_example_is_decoded_the_fast_way_alone_and_together() -> None:
+def test_the_example_does_not_need_the_text_parser() -> None:
     with only_fast():
         row, warned = decoding.decode(body_of([SYDNEY]))
         table = decoded(body_of(EXAMPLE))
@@ -96,7 +93,7 @@ WRONG: dict[str, list[Any]] = {
 @pytest.mark.parametrize("kind", WRONG)
 @UNTIMED
 @given(sent=bodies(), data=st.data())
-def test_one_wrong_value_is_refused_with_the_words_of_the_parser_of_text(
+def test_an_invalid_value_is_refused_with_the_message_of_the_text_parser(
     kind: str, sent: list[Sent], data: st.DataObject
 ) -> None:
     column = data.draw(st.sampled_from([column for column in COLUMNS if column.kind == kind]))
@@ -106,16 +103,16 @@ def test_one_wrong_value_is_refused_with_the_words_of_the_parser_of_text(
     number = data.draw(st.integers(0, len(sent) - 1))
     sent[number][column.name] = data.draw(wrong)
     body = body_of(sent)
-    found, expected = refusal(lambda: decoding.decode(body)), refusal(lambda: by_text(body))
-    assert str(found) == str(expected)
-    assert [(problem.row, problem.column) for problem in found.violations] == [(number + 1, column.name)]
-    assert found.violations == expected.violations
-    assert found.count == 1
+    error, expected = refusal(lambda: decoding.decode(body)), refusal(lambda: by_text(body))
+    assert str(error) == str(expected)
+    assert [(violation.row, violation.column) for violation in error.violations] == [(number + 1, column.name)]
+    assert error.violations == expected.violations
+    assert error.count == 1
 
 
 @UNTIMED
 @given(bodies(), st.data())
-def test_a_body_that_is_cut_anywhere_is_no_json(sent: list[Sent], data: st.DataObject) -> None:
+def test_a_truncated_body_is_not_json(sent: list[Sent], data: st.DataObject) -> None:
     body = body_of(sent)
     cut = body[: data.draw(st.integers(1, len(body) - 1))]
     assert str(refusal(lambda: decoding.decode(cut))).startswith("the request: not valid JSON: ")
@@ -124,30 +121,30 @@ def test_a_body_that_is_cut_anywhere_is_no_json(sent: list[Sent], data: st.DataO
 
 @UNTIMED
 @given(bodies(max_size=2), st.data())
-def test_a_body_with_one_other_byte_has_the_same_answer_on_both_ways(sent: list[Sent], data: st.DataObject) -> None:
+def test_a_body_with_a_changed_delimiter_is_decoded_like_text(sent: list[Sent], data: st.DataObject) -> None:
     body = bytearray(body_of(sent))
     start = data.draw(st.integers(0, len(body) - 1))
     body[start : start + data.draw(st.integers(0, 1))] = data.draw(
         st.sampled_from([b'"', b",", b"{", b"}", b"]", b":"])
     )
-    _assert_both_ways_agree(bytes(body))
+    _assert_decoded_like_text(bytes(body))
 
 
 @UNTIMED
 @given(bodies(max_size=2), st.data())
-def test_a_body_with_another_character_has_the_same_answer_on_both_ways(sent: list[Sent], data: st.DataObject) -> None:
+def test_a_body_with_a_changed_character_is_decoded_like_text(sent: list[Sent], data: st.DataObject) -> None:
     body = bytearray(body_of(sent))
     start = data.draw(st.integers(0, len(body) - 1))
     body[start] = data.draw(st.integers(0, 127))
-    _assert_both_ways_agree(bytes(body))
+    _assert_decoded_like_text(bytes(body))
 
 
-def _assert_both_ways_agree(body: bytes) -> None:
+def _assert_decoded_like_text(body: bytes) -> None:
     try:
         expected = by_text(body)
-    except ObservationError as error:
-        found = refusal(lambda: decoding.decode(body))
-        assert isinstance(found, FormatError) == isinstance(error, FormatError)
+    except ObservationError as expected_error:
+        error = refusal(lambda: decoding.decode(body))
+        assert isinstance(error, FormatError) == isinstance(expected_error, FormatError)
     else:
         assert_same(as_table(decoding.decode(body)[0]), expected)
 
@@ -160,7 +157,7 @@ def _assert_both_ways_agree(body: bytes) -> None:
         '{"Location": "Sydney", "Rainfall": 1, "Rainfall": 1}, {"Location": "Perth", "Rainfall": 1}',
     ],
 )
-def test_a_name_that_stands_twice_is_refused(text: str) -> None:
+def test_a_duplicate_name_is_refused(text: str) -> None:
     error = refusal(lambda: decoding.decode(b'{"observations": [' + text.encode() + b"]}"))
     assert "duplicate column" in str(error)
 
@@ -169,7 +166,7 @@ def test_a_name_that_stands_twice_is_refused(text: str) -> None:
 @pytest.mark.parametrize("rows", [1, 2])
 def test_observations_without_a_measurement_are_refused(sent: Sent, rows: int) -> None:
     stations = [{"Location": name} | sent for name in ("Sydney", "Perth")][:rows]
-    for call in (lambda: decoding.decode(body_of(stations)), lambda: decoding.of_records(stations)):
+    for call in (lambda: decoding.decode(body_of(stations)), lambda: decoding.decode_records(stations)):
         assert str(refusal(call)).startswith("the request: there is no measurement, such as MinTemp")
 
 
@@ -194,9 +191,6 @@ def test_a_value_of_any_depth_is_refused_or_ignored(name: str) -> None:
     assert not too_deep(decoding.decode, before, "}]}")
 
 
-# ---- unusual but valid
-
-
 @pytest.mark.parametrize(
     "changed",
     [
@@ -213,7 +207,7 @@ def test_a_value_of_any_depth_is_refused_or_ignored(name: str) -> None:
     ],
     ids=str,
 )
-def test_an_unusual_value_is_taken_for_what_it_means(changed: Sent) -> None:
+def test_an_unusual_value_is_accepted(changed: Sent) -> None:
     same = SYDNEY | {name: None for name in changed if changed[name] in ("NA", "")}
     for others in ([], [WOLLONGONG]):
         assert_same(decoded(body_of([SYDNEY | changed, *others])), decoded(body_of([same, *others])))
@@ -231,7 +225,7 @@ def test_an_unusual_value_is_taken_for_what_it_means(changed: Sent) -> None:
     ],
     ids=["list", "JSON Lines", "pretty", "BOM", "blanks around", "another member"],
 )
-def test_an_unusual_body_is_taken_for_what_it_means(body: str) -> None:
+def test_an_unusual_body_is_accepted(body: str) -> None:
     assert_same(decoded(body.encode()), decoded(body_of(EXAMPLE)))
 
 
@@ -243,7 +237,7 @@ def test_an_unknown_column_is_ignored_with_a_warning_that_names_it() -> None:
         assert_same(as_table(observed), decoded(body_of(without)))
 
 
-def test_a_warning_can_be_sent_whatever_the_column_is_called() -> None:
+def test_a_warning_can_be_sent_for_any_column_name() -> None:
     for name in ("\ud800", "new\nline", "é🌧", "", "x" * 1_000):
         _, warned = decoding.decode(body_of([SYDNEY | {name: 1}]))
         (line,) = json.loads(msgspec.json.encode(warned))
@@ -251,20 +245,17 @@ def test_a_warning_can_be_sent_whatever_the_column_is_called() -> None:
         assert len(line) < 100
 
 
-@pytest.mark.parametrize("answer", [0, "Yes", None, "nonsense", {"a": [1]}, [[]], 1e300, True])
+@pytest.mark.parametrize("outcome", [0, "Yes", None, "nonsense", {"a": [1]}, [[]], 1e300, True])
 @pytest.mark.parametrize("name", ["RainTomorrow", "RISK_MM"])
-def test_the_answers_are_ignored_whatever_they_are(name: str, answer: Any) -> None:
+def test_outcomes_of_any_type_are_ignored(name: str, outcome: Any) -> None:
     for sent in ([SYDNEY], list(EXAMPLE)):
-        assert_same(decoded(body_of([{name: answer} | one for one in sent])), decoded(body_of(sent)))
+        assert_same(decoded(body_of([{name: outcome} | one for one in sent])), decoded(body_of(sent)))
 
 
-def test_observations_with_their_answers_are_decoded_the_fast_way() -> None:
+def test_observations_with_outcomes_do_not_need_the_text_parser() -> None:
     with only_fast():
         decoded(body_of([one | {"RISK_MM": 3.4, "RainTomorrow": "Yes"} for one in EXAMPLE]))
         decoded(body_of([SYDNEY | {"RISK_MM": None, "RainTomorrow": None}]))
-
-
-# ---- refusals
 
 
 @pytest.mark.parametrize(
@@ -280,23 +271,23 @@ def test_observations_with_their_answers_are_decoded_the_fast_way() -> None:
         (b'[{"Rainfall": 1}]', "there is no column Location"),
     ],
 )
-def test_what_is_no_list_of_observations_is_refused(body: bytes, message: str) -> None:
+def test_json_without_a_list_of_observations_is_refused(body: bytes, message: str) -> None:
     error = refusal(lambda: decoding.decode(body))
     assert str(error).startswith(f"the request: {message}")
     assert not isinstance(error, FormatError)
 
 
 @pytest.mark.parametrize("body", [b"", b" \r\n", b"not json", b"{", b'{"observations": [{"Location": "Sydney",}]}'])
-def test_what_is_no_json_is_a_format_error(body: bytes) -> None:
+def test_invalid_json_is_a_format_error(body: bytes) -> None:
     assert isinstance(refusal(lambda: decoding.decode(body)), FormatError)
 
 
 @pytest.mark.parametrize("second", [SYDNEY, {"Location": "Sydney", "Date": "2017-06-01", "Cloud3pm": "4"}])
-def test_two_observations_of_a_station_and_day_are_refused_on_both_ways(second: Sent) -> None:
+def test_duplicate_observations_are_refused_by_both_decoders(second: Sent) -> None:
     error = refusal(lambda: decoding.decode(body_of([SYDNEY, WOLLONGONG, second])))
-    already = "row 3, Date: Sydney on 2017-06-01 duplicates row 1; a station has one observation per day"
-    assert str(error) == f"the request: {already}"
-    assert [(problem.row, problem.column) for problem in error.violations] == [(3, "Date")]
+    violation = "row 3, Date: Sydney on 2017-06-01 duplicates row 1; a station has one observation per day"
+    assert str(error) == f"the request: {violation}"
+    assert [(each.row, each.column) for each in error.violations] == [(3, "Date")]
 
 
 def test_observations_without_a_date_may_repeat() -> None:
@@ -308,44 +299,41 @@ def _many(rows: int, rainfall: Any) -> list[Sent]:
     return [{"Location": "Sydney", "Rainfall": rainfall}] * rows
 
 
-@pytest.mark.parametrize("rainfall", [1, "1"], ids=["fast", "slow"])
-def test_as_many_observations_as_the_limit_are_taken_and_one_more_is_refused(rainfall: Any) -> None:
+@pytest.mark.parametrize("rainfall", [1, "1"], ids=["regular", "as text"])
+def test_observations_up_to_the_limit_are_accepted_and_one_more_is_refused(rainfall: Any) -> None:
     assert rows_of(decoded(body_of(_many(decoding.MAX_ROWS, rainfall)))) == 10_000
     for call in (
         lambda: decoding.decode(body_of(_many(10_001, rainfall))),
-        lambda: decoding.of_records(_many(10_001, rainfall)),
+        lambda: decoding.decode_records(_many(10_001, rainfall)),
     ):
         with pytest.raises(decoding.TooMany, match="10001 observations, at most 10000 are forecast in one request"):
             call()
 
 
-def test_csv_of_as_many_lines_as_the_limit_is_taken_and_one_more_is_refused() -> None:
+def test_csv_lines_up_to_the_limit_are_accepted_and_one_more_is_refused() -> None:
     lines = ["Location,Rainfall"] + ["Sydney,1"] * 10_000
-    assert rows_of(as_table(decoding.of_csv("\n".join(lines).encode() + b"\n")[0])) == 10_000
-    assert rows_of(as_table(decoding.of_csv("\n".join(lines).encode())[0])) == 10_000
+    assert rows_of(as_table(decoding.decode_csv("\n".join(lines).encode() + b"\n")[0])) == 10_000
+    assert rows_of(as_table(decoding.decode_csv("\n".join(lines).encode())[0])) == 10_000
     with pytest.raises(decoding.TooMany, match="more than 10000"):
-        decoding.of_csv("\n".join([*lines, "Sydney,1"]).encode() + b"\n")
+        decoding.decode_csv("\n".join([*lines, "Sydney,1"]).encode() + b"\n")
 
 
 @pytest.mark.parametrize("part", [b"{}", b"1"])
-def test_a_body_of_far_too_many_parts_is_refused_before_it_is_read(part: bytes) -> None:
+def test_a_body_of_far_too_many_values_is_refused_before_it_is_decoded(part: bytes) -> None:
     body = b"[" + b",".join([part] * (100 * decoding.MAX_ROWS + 2)) + b"]"
-    unread = mock.patch.object(decoding, "json_blocks", side_effect=AssertionError("it was read"))
-    with unread, pytest.raises(decoding.TooMany, match="more values than 10000 observations have"):
+    not_decoded = mock.patch.object(decoding, "json_blocks", side_effect=AssertionError("the body was decoded"))
+    with not_decoded, pytest.raises(decoding.TooMany, match="more values than 10000 observations have"):
         decoding.decode(body)
-
-
-# ---- CSV, decoded objects, and back
 
 
 @UNTIMED
 @given(bodies())
-def test_csv_gives_the_same_as_json(sent: list[Sent]) -> None:
+def test_csv_is_decoded_like_json(sent: list[Sent]) -> None:
     text = io.StringIO()
     writer = csv.DictWriter(text, [column.name for column in COLUMNS], lineterminator="\n")
     writer.writeheader()
     writer.writerows(sent)
-    observed, warned = decoding.of_csv(text.getvalue().encode())
+    observed, warned = decoding.decode_csv(text.getvalue().encode())
     assert not warned
     assert not decoding.is_row(observed)
     assert_same(as_table(observed), decoded(body_of(sent)))
@@ -365,49 +353,49 @@ def test_csv_gives_the_same_as_json(sent: list[Sent]) -> None:
     ],
 )
 def test_bad_csv_is_refused(body: bytes, message: str, kind: type[ObservationError]) -> None:
-    error = refusal(lambda: decoding.of_csv(body))
+    error = refusal(lambda: decoding.decode_csv(body))
     assert str(error).startswith(f"the request: {message}")
     assert isinstance(error, FormatError) == (kind is FormatError)
 
 
 def test_an_unknown_column_of_csv_is_ignored_with_a_warning() -> None:
-    _, warned = decoding.of_csv(b"Location,Rainfall,Mood\nSydney,1,good\n")
+    _, warned = decoding.decode_csv(b"Location,Rainfall,Mood\nSydney,1,good\n")
     assert warned == ["the request: 1 unknown column(s) ignored: Mood"]
 
 
 @UNTIMED
 @given(bodies(), st.booleans())
-def test_decoded_objects_give_the_same_as_their_json(sent: list[Sent], nan: bool) -> None:
+def test_records_are_decoded_like_their_json(sent: list[Sent], nan: bool) -> None:
     expected = decoded(body_of(sent))
     if nan:
         sent = [{name: math.nan if value is None else value for name, value in one.items()} for one in sent]
-    observed, warned = decoding.of_records(sent)
+    observed, warned = decoding.decode_records(sent)
     assert not warned
     assert_same(as_table(observed), expected)
 
 
-def test_decoded_objects_that_are_wrong_are_refused_like_their_json() -> None:
+def test_invalid_records_are_refused_like_their_json() -> None:
     sent = [SYDNEY | {"Humidity3pm": 101}, WOLLONGONG | {"WindDir3pm": "X"}]
-    assert str(refusal(lambda: decoding.of_records(sent))) == str(refusal(lambda: decoding.decode(body_of(sent))))
-    assert str(refusal(lambda: decoding.of_records([]))) == "the request: the list of observations is empty"
+    assert str(refusal(lambda: decoding.decode_records(sent))) == str(refusal(lambda: decoding.decode(body_of(sent))))
+    assert str(refusal(lambda: decoding.decode_records([]))) == "the request: the list of observations is empty"
 
 
 @UNTIMED
 @given(bodies().filter(lambda sent: all(map(is_measured, sent))))
-def test_an_observation_written_as_json_is_decoded_as_itself(sent: list[Sent]) -> None:
+def test_an_observation_as_json_is_decoded_to_itself(sent: list[Sent]) -> None:
     table = decoded(body_of(sent))
     written = [decoding.as_json(row) for row in decoding.rows_of_table(table)]
     assert_same(decoded(msgspec.json.encode({"observations": written})), table)
-    for one, given_one in zip(written, sent, strict=True):
+    for one, original in zip(written, sent, strict=True):
         assert one == {
-            name: value if name != "Date" else one["Date"] for name, value in given_one.items() if value is not None
+            name: value if name != "Date" else one["Date"] for name, value in original.items() if value is not None
         }
-        assert str(one.get("Date")) == str(given_one.get("Date"))
+        assert str(one.get("Date")) == str(original.get("Date"))
 
 
 @UNTIMED
 @given(bodies(max_size=1).filter(lambda sent: is_regular(sent[0])))
-def test_a_row_is_written_as_the_one_row_of_its_table(sent: list[Sent]) -> None:
+def test_a_row_as_json_equals_the_row_of_its_table(sent: list[Sent]) -> None:
     row, _ = decoding.decode(body_of(sent, ensure_ascii=False))
     assert decoding.is_row(row)
     (same,) = decoding.rows_of_table(as_table(row))
@@ -415,7 +403,7 @@ def test_a_row_is_written_as_the_one_row_of_its_table(sent: list[Sent]) -> None:
     assert decoding.as_json(same) == decoding.as_json(row)
 
 
-def test_a_table_is_no_row_and_its_rows_are() -> None:
+def test_rows_of_a_table_are_rows() -> None:
     table = decoded(body_of(EXAMPLE))
     assert not decoding.is_row(table)
     rows = decoding.rows_of_table(table)
@@ -427,7 +415,7 @@ def test_a_table_is_no_row_and_its_rows_are() -> None:
 
 
 @pytest.mark.parametrize("column", COLUMNS, ids=lambda column: column.name)
-def test_each_column_alone_is_decoded_the_same_on_both_ways(column: Column) -> None:
+def test_each_column_is_decoded_like_text(column: Column) -> None:
     @UNTIMED
     @given(value_of(column))
     def check(value: Any) -> None:

@@ -1,4 +1,4 @@
-"""Small requests that come together share one call of the trees."""
+"""The fast path: small requests that arrive together share one call of onnxruntime."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 from raincast.forecasting import model
 from raincast.serving.app import Service
 from raincast.serving.fast_path import FastRequest
-from raincast.serving.forecaster import FORECAST, Response
+from raincast.serving.forecaster import FORECAST, Response, SingleRow
 from tests.integration.serving import body_of, many
 
 HEADERS = {b"content-type": b"application/json"}
@@ -22,59 +22,86 @@ HEADERS = {b"content-type": b"application/json"}
 
 @pytest.fixture(name="service")
 def fixture_service(trained: Path, tmp_path: Path) -> Iterator[Service]:
-    """The service's application, whose log goes to a file."""
+    """Start the application with its log in a file."""
     with (tmp_path / "log").open("w", encoding="utf-8") as log, redirect_stdout(log):
         with closing(Service(model.load(trained))) as service:
             yield service
 
 
-def answered(service: Service, bodies: list[bytes]) -> list[Response]:
-    """The answers to requests that come together, in their order."""
+def respond_to(service: Service, bodies: list[bytes]) -> list[Response]:
+    """Return the responses to requests that arrive together, in their order."""
     responses: dict[int, Response] = {}
 
     def respond(number: int) -> Callable[[Response, str], None]:
         return lambda response, _: responses.update({number: response})
 
-    async def together() -> None:
+    async def submit_all() -> None:
         for number, body in enumerate(bodies):
             service.fast_path.submit(FastRequest(FORECAST, HEADERS, respond(number), [body]))
-        # Responses come without a flush by hand, before the loop waits.
+        # The loop flushes by itself before it waits.
         await asyncio.sleep(0)
 
-    asyncio.run(together())
+    asyncio.run(submit_all())
     return [responses[number] for number in range(len(bodies))]
 
 
 def test_requests_of_one_observation_share_a_call(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     bodies = [body_of([row]) for row in many(5)]
-    alone = [answered(service, [body])[0].body for body in bodies]
+    separate = [respond_to(service, [body])[0].body for body in bodies]
     calls: list[int] = []
-    shared = model.Model.single_row_probabilities
+    single_row_probabilities = model.Model.single_row_probabilities
 
     def counted(self: model.Model, matrices: Any) -> list[float]:
         calls.append(len(matrices))
-        return shared(self, matrices)
+        return single_row_probabilities(self, matrices)
 
     monkeypatch.setattr(model.Model, "single_row_probabilities", counted)
-    answers = answered(service, [*bodies[:2], body_of(many(2)), b"{", *bodies[2:]])
+    responses = respond_to(service, [*bodies[:2], body_of(many(2)), b"{", *bodies[2:]])
     assert calls == [5]
-    assert [answer.status for answer in answers] == [200, 200, 200, 400, 200, 200, 200]
-    found = [json.loads(answer.body)["forecasts"] for answer in [*answers[:2], *answers[4:]]]
-    for forecasts, body in zip(found, alone, strict=True):
+    assert [response.status for response in responses] == [200, 200, 200, 400, 200, 200, 200]
+    shared_forecasts = [json.loads(response.body)["forecasts"] for response in [*responses[:2], *responses[4:]]]
+    for forecasts, body in zip(shared_forecasts, separate, strict=True):
         (expected,) = json.loads(body)["forecasts"]
         assert forecasts[0]["probability_of_rain"] == pytest.approx(expected["probability_of_rain"], rel=0, abs=1e-12)
 
 
-def test_a_call_that_fails_is_told_to_all_and_shown_once(
+def test_a_failing_call_fails_all_its_requests_and_is_shown_once(
     service: Service, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     def failing(_: model.Model, matrices: Any) -> list[float]:
         raise MemoryError(f"no room for {len(matrices)}")
 
     monkeypatch.setattr(model.Model, "single_row_probabilities", failing)
-    answers = answered(service, [body_of([row]) for row in many(3)])
-    assert [(answer.status, answer.kind) for answer in answers] == [(500, "internal")] * 3
+    responses = respond_to(service, [body_of([row]) for row in many(3)])
+    assert [(response.status, response.kind) for response in responses] == [(500, "internal")] * 3
     shown = capfd.readouterr().err
     assert shown.count("Traceback") == 1
     assert "no room for 3" in shown
     assert service.metrics.errors["internal"] == 3
+
+
+def test_failing_metrics_and_logs_cost_no_response(
+    service: Service, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def failing(*_: Any) -> None:
+        raise ValueError("cannot count")
+
+    for name in ("forecast_row", "responded"):
+        with monkeypatch.context() as patch:
+            patch.setattr(service.metrics, name, failing)
+            responses = respond_to(service, [body_of([row]) for row in many(3)])
+        assert [response.status for response in responses] == [200] * 3
+        assert capfd.readouterr().err.count("ValueError: cannot count") == 3
+    assert service.metrics.errors["internal"] == 6
+
+
+def test_a_response_that_cannot_be_completed_fails_alone(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    complete = service.forecaster.complete
+
+    def failing(single: SingleRow, probability: float) -> Response:
+        if single.row["Humidity3pm"] == 1:
+            raise ValueError("cannot complete")
+        return complete(single, probability)
+
+    monkeypatch.setattr(service.forecaster, "complete", failing)
+    assert [response.status for response in respond_to(service, [body_of([row]) for row in many(3)])] == [200, 500, 200]

@@ -1,4 +1,4 @@
-"""The service's counts: what Prometheus reads is what was counted."""
+"""Metrics: Prometheus reads the recorded values."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from raincast.serving.metrics import PROBABILITIES, SECONDS, Histogram, Metrics
 from tests.unit.bodies import Sent, as_table, bodies
 
 UNTIMED = settings(deadline=None, derandomize=True)
-# Any probability and time, those on a bound and just beside it among them.
+# Including values on a bound and next to it.
 PROBABILITY = (
     st.floats(0, 1)
     | st.sampled_from(PROBABILITIES)
@@ -27,26 +27,26 @@ PROBABILITY = (
 DURATION = st.floats(0, 100) | st.sampled_from(SECONDS)
 
 
-def families(counted: Metrics) -> dict[str, Metric]:
-    """What a Prometheus server reads, by name; every name once."""
-    found = list(text_string_to_metric_families(prometheus.text(counted).decode()))
-    names = [family.name for family in found]
+def families(counts: Metrics) -> dict[str, Metric]:
+    """Return the metric families that a Prometheus server reads, by their unique names."""
+    parsed = list(text_string_to_metric_families(prometheus.text(counts).decode()))
+    names = [family.name for family in parsed]
     assert len(set(names)) == len(names)
-    return dict(zip(names, found, strict=True))
+    return dict(zip(names, parsed, strict=True))
 
 
-def value(counted: Metrics, sample_name: str, **labels: str) -> float:
-    """The one sample of this name with exactly these labels."""
+def value(counts: Metrics, sample_name: str, **labels: str) -> float:
+    """Return the only sample of this name with exactly these labels."""
     samples = [
-        sample for family in families(counted).values() for sample in family.samples if sample.name == sample_name
+        sample for family in families(counts).values() for sample in family.samples if sample.name == sample_name
     ]
     (sample,) = [sample for sample in samples if sample.labels == labels]
     return float(sample.value)
 
 
-def buckets(counted: Metrics, name: str, /, **labels: str) -> dict[float, float]:
-    """Cumulative counts of a histogram by their bounds."""
-    samples = [sample for sample in families(counted)[name].samples if sample.name == f"{name}_bucket"]
+def buckets(counts: Metrics, name: str, /, **labels: str) -> dict[float, float]:
+    """Return cumulative counts of a histogram by their bounds."""
+    samples = [sample for sample in families(counts)[name].samples if sample.name == f"{name}_bucket"]
     return {
         float(sample.labels["le"]): sample.value
         for sample in samples
@@ -54,32 +54,32 @@ def buckets(counted: Metrics, name: str, /, **labels: str) -> dict[float, float]
     }
 
 
-@pytest.fixture(name="counted")
+@pytest.fixture(name="counts")
 def fixture_counted() -> Metrics:
-    """Counts of a service that has just started."""
+    """Return the metrics of a service that has just started."""
     return fresh()
 
 
 def fresh() -> Metrics:
-    """Counts without anything counted."""
+    """Return metrics before the first request."""
     return Metrics({"name": "raincast", "version": "1+abc"}, {})
 
 
 @UNTIMED
 @given(st.lists(PROBABILITY))
-def test_values_one_by_one_and_as_an_array_are_counted_alike(values: list[float]) -> None:
-    alone, together = Histogram(PROBABILITIES), Histogram(PROBABILITIES)
+def test_values_and_an_array_of_them_are_counted_alike(values: list[float]) -> None:
+    single, array = Histogram(PROBABILITIES), Histogram(PROBABILITIES)
     for probability in values:
-        alone.add(probability)
-    together.add_all(np.array(values, float))
-    assert alone.counts == together.counts
-    assert all(isinstance(count, int) for count in together.counts)
-    assert together.sum == pytest.approx(alone.sum)
+        single.add(probability)
+    array.add_all(np.array(values, float))
+    assert single.counts == array.counts
+    assert all(isinstance(count, int) for count in array.counts)
+    assert array.sum == pytest.approx(single.sum)
 
 
 @UNTIMED
 @given(st.lists(DURATION), st.lists(DURATION))
-def test_buckets_are_the_counts_up_to_and_with_each_bound(first: list[float], second: list[float]) -> None:
+def test_buckets_count_values_up_to_and_including_each_bound(first: list[float], second: list[float]) -> None:
     histogram = Histogram(SECONDS)
     histogram.add_all(np.array(first, float))
     for seconds in second:
@@ -91,28 +91,28 @@ def test_buckets_are_the_counts_up_to_and_with_each_bound(first: list[float], se
     assert histogram.sum == pytest.approx(sum(ordered))
 
 
-def test_bounds_rise_and_those_of_probabilities_end_at_certainty() -> None:
+def test_bounds_increase_and_those_of_probabilities_end_at_1() -> None:
     for bounds in (SECONDS, PROBABILITIES):
         assert list(bounds) == sorted(set(bounds))
     assert PROBABILITIES[-1] == 1.0
 
 
-def test_a_service_that_has_just_started_has_all_its_counts_at_0(counted: Metrics) -> None:
-    found = families(counted)
-    assert value(counted, "raincast_rows_total") == 0
-    assert value(counted, "raincast_model_info", name="raincast", version="1+abc") == 1
+def test_metrics_of_a_new_service_are_0(counts: Metrics) -> None:
+    initial = families(counts)
+    assert value(counts, "raincast_rows_total") == 0
+    assert value(counts, "raincast_model_info", name="raincast", version="1+abc") == 1
     assert {
-        column: value(counted, "raincast_missing_values_total", column=column) for column in MEASUREMENTS
+        column: value(counts, "raincast_missing_values_total", column=column) for column in MEASUREMENTS
     } == dict.fromkeys(MEASUREMENTS, 0)
-    assert set(buckets(counted, "raincast_probability_of_rain").values()) == {0}
-    assert found["process_resident_memory_bytes"].samples[0].value > 1_000_000
-    assert all(family.documentation for family in found.values())
+    assert set(buckets(counts, "raincast_probability_of_rain").values()) == {0}
+    assert initial["process_resident_memory_bytes"].samples[0].value > 1_000_000
+    assert all(family.documentation for family in initial.values())
 
 
-def test_the_types_are_those_of_prometheus(counted: Metrics) -> None:
-    counted.responded("POST", "/forecast", 200, 0.001)
-    counted.errors["format"] += 1
-    types = {name: family.type for name, family in families(counted).items() if name.startswith("raincast_")}
+def test_metrics_have_the_types_of_prometheus(counts: Metrics) -> None:
+    counts.responded("POST", "/forecast", 200, 0.001)
+    counts.errors["format"] += 1
+    types = {name: family.type for name, family in families(counts).items() if name.startswith("raincast_")}
     assert types == {
         "raincast_model_info": "gauge",
         "raincast_requests": "counter",
@@ -124,89 +124,89 @@ def test_the_types_are_those_of_prometheus(counted: Metrics) -> None:
     }
 
 
-def test_answers_are_counted_by_method_path_and_status_and_timed_by_path(counted: Metrics) -> None:
+def test_responses_are_counted_by_method_path_and_status_and_timed_by_path(counts: Metrics) -> None:
     for status, seconds in ((200, 0.0005), (200, 0.0006), (422, 40.0)):
-        counted.responded("POST", "/forecast", status, seconds)
-    counted.responded("GET", "/ping", 200, 0.1)
-    assert value(counted, "raincast_requests_total", method="POST", path="/forecast", status="200") == 2
-    assert value(counted, "raincast_requests_total", method="POST", path="/forecast", status="422") == 1
-    assert value(counted, "raincast_requests_total", method="GET", path="/ping", status="200") == 1
-    found = buckets(counted, "raincast_request_seconds", path="/forecast")
-    assert [found[bound] for bound in (0.0002, 0.0005, 0.001, 30.0, float("inf"))] == [0, 1, 2, 2, 3]
-    assert value(counted, "raincast_request_seconds_count", path="/forecast") == 3
-    assert value(counted, "raincast_request_seconds_sum", path="/forecast") == pytest.approx(40.0011)
-    assert value(counted, "raincast_request_seconds_count", path="/ping") == 1
+        counts.responded("POST", "/forecast", status, seconds)
+    counts.responded("GET", "/ping", 200, 0.1)
+    assert value(counts, "raincast_requests_total", method="POST", path="/forecast", status="200") == 2
+    assert value(counts, "raincast_requests_total", method="POST", path="/forecast", status="422") == 1
+    assert value(counts, "raincast_requests_total", method="GET", path="/ping", status="200") == 1
+    cumulative = buckets(counts, "raincast_request_seconds", path="/forecast")
+    assert [cumulative[bound] for bound in (0.0002, 0.0005, 0.001, 30.0, float("inf"))] == [0, 1, 2, 2, 3]
+    assert value(counts, "raincast_request_seconds_count", path="/forecast") == 3
+    assert value(counts, "raincast_request_seconds_sum", path="/forecast") == pytest.approx(40.0011)
+    assert value(counts, "raincast_request_seconds_count", path="/ping") == 1
 
 
 @UNTIMED
 @given(st.lists(DURATION, min_size=1))
-def test_the_histograms_of_the_exposition_are_cumulative_and_end_at_their_count(seconds: list[float]) -> None:
-    counted = fresh()
+def test_histograms_are_cumulative_and_end_at_their_count(seconds: list[float]) -> None:
+    counts = fresh()
     for one in seconds:
-        counted.responded("GET", "/", 200, one)
-    found = buckets(counted, "raincast_request_seconds", path="/")
-    assert list(found) == [*SECONDS, float("inf")]
-    assert list(found.values()) == sorted(found.values())
-    assert found[float("inf")] == value(counted, "raincast_request_seconds_count", path="/") == len(seconds)
+        counts.responded("GET", "/", 200, one)
+    cumulative = buckets(counts, "raincast_request_seconds", path="/")
+    assert list(cumulative) == [*SECONDS, float("inf")]
+    assert list(cumulative.values()) == sorted(cumulative.values())
+    assert cumulative[float("inf")] == value(counts, "raincast_request_seconds_count", path="/") == len(seconds)
 
 
 @pytest.mark.parametrize("text", ['a"b', "back\\slash", "new\nline", "é", ""])
-def test_any_text_comes_back_as_a_label(text: str) -> None:
-    counted = Metrics({"commit": text}, {})
-    counted.responded(text, "/", 200, 0.1)
-    counted.errors[text] += 2
-    assert value(counted, "raincast_model_info", commit=text) == 1
-    assert value(counted, "raincast_requests_total", method=text, path="/", status="200") == 1
-    assert value(counted, "raincast_errors_total", kind=text) == 2
+def test_a_label_may_be_any_text(text: str) -> None:
+    counts = Metrics({"commit": text}, {})
+    counts.responded(text, "/", 200, 0.1)
+    counts.errors[text] += 2
+    assert value(counts, "raincast_model_info", commit=text) == 1
+    assert value(counts, "raincast_requests_total", method=text, path="/", status="200") == 1
+    assert value(counts, "raincast_errors_total", kind=text) == 2
 
 
-def test_gauges_are_asked_each_time_and_lost_lines_are_a_counter() -> None:
+def test_gauges_are_read_on_each_scrape_and_lost_lines_are_a_counter() -> None:
     state = {"waiting": 3.0, "lost": 5.0}
-    counted = Metrics(
+    counts = Metrics(
         {"name": "raincast"},
         {
             "waiting_requests": ("Waiting.", lambda: state["waiting"]),
             "request_log_lost_lines": ("Lost.", lambda: state["lost"]),
         },
     )
-    assert value(counted, "raincast_waiting_requests") == 3
+    assert value(counts, "raincast_waiting_requests") == 3
     state["waiting"], state["lost"] = 0.0, 6.0
-    assert value(counted, "raincast_waiting_requests") == 0
-    assert value(counted, "raincast_request_log_lost_lines_total") == 6
-    assert families(counted)["raincast_waiting_requests"].type == "gauge"
-    assert families(counted)["raincast_request_log_lost_lines"].type == "counter"
+    assert value(counts, "raincast_waiting_requests") == 0
+    assert value(counts, "raincast_request_log_lost_lines_total") == 6
+    assert families(counts)["raincast_waiting_requests"].type == "gauge"
+    assert families(counts)["raincast_request_log_lost_lines"].type == "counter"
 
 
 @UNTIMED
 @given(bodies(), st.data())
-def test_rows_one_by_one_and_a_table_are_counted_alike(sent: list[Sent], data: st.DataObject) -> None:
-    table = as_table(decoding.of_records(sent)[0])
+def test_rows_and_a_table_of_them_are_counted_alike(sent: list[Sent], data: st.DataObject) -> None:
+    table = as_table(decoding.decode_records(sent)[0])
     fcst = data.draw(st.lists(PROBABILITY, min_size=rows_of(table), max_size=rows_of(table)))
-    alone, together = fresh(), fresh()
+    single, array = fresh(), fresh()
     for row, probability in zip(decoding.rows_of_table(table), fcst, strict=True):
-        alone.forecast_row(row, probability)
-    together.forecast_table(table, np.array(fcst))
-    assert alone.rows == together.rows == len(fcst)
-    assert alone.missing == together.missing
-    assert alone.probability.counts == together.probability.counts
-    assert alone.probability.sum == pytest.approx(together.probability.sum)
-    assert buckets(alone, "raincast_probability_of_rain") == buckets(together, "raincast_probability_of_rain")
+        single.forecast_row(row, probability)
+    array.forecast_table(table, np.array(fcst))
+    assert single.rows == array.rows == len(fcst)
+    assert single.missing == array.missing
+    assert single.probability.counts == array.probability.counts
+    assert single.probability.sum == pytest.approx(array.probability.sum)
+    assert buckets(single, "raincast_probability_of_rain") == buckets(array, "raincast_probability_of_rain")
 
 
 @UNTIMED
 @given(bodies())
 def test_missing_values_are_counted_by_column(sent: list[Sent]) -> None:
-    counted = fresh()
-    table = as_table(decoding.of_records(sent)[0])
-    counted.forecast_table(table, np.zeros(rows_of(table)))
-    counted.forecast_table(table, np.ones(rows_of(table)))
+    counts = fresh()
+    table = as_table(decoding.decode_records(sent)[0])
+    counts.forecast_table(table, np.zeros(rows_of(table)))
+    counts.forecast_table(table, np.ones(rows_of(table)))
     missing = {name: 2 * sum(one.get(name) is None for one in sent) for name in MEASUREMENTS}
-    assert {name: value(counted, "raincast_missing_values_total", column=name) for name in MEASUREMENTS} == missing
-    assert value(counted, "raincast_rows_total") == 2 * len(sent)
-    assert value(counted, "raincast_probability_of_rain_count") == 2 * len(sent)
-    assert value(counted, "raincast_probability_of_rain_sum") == len(sent)
+    assert {name: value(counts, "raincast_missing_values_total", column=name) for name in MEASUREMENTS} == missing
+    assert value(counts, "raincast_rows_total") == 2 * len(sent)
+    assert value(counts, "raincast_probability_of_rain_count") == 2 * len(sent)
+    assert value(counts, "raincast_probability_of_rain_sum") == len(sent)
 
 
-def test_the_content_type_is_that_of_the_text_format(counted: Metrics) -> None:
+def test_the_content_type_is_that_of_the_text_format(counts: Metrics) -> None:
     assert metrics.CONTENT_TYPE == "text/plain; version=0.0.4; charset=utf-8"
-    assert prometheus.text(counted).decode("utf-8").endswith("\n")
+    assert prometheus.text(counts).decode("utf-8").endswith("\n")

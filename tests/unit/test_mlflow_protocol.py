@@ -1,4 +1,4 @@
-"""The MLflow scoring protocol: four shapes of the same observations, and a clear word for every other."""
+"""The MLflow protocol: four shapes of the same observations, and a clear message for others."""
 
 from __future__ import annotations
 
@@ -82,13 +82,13 @@ def test_nan_is_a_missing_value_like_null(shape: Callable[[list[Sent]], dict[str
 
 @UNTIMED
 @given(sent=bodies().filter(lambda sent: all(map(is_regular, sent))))
-def test_a_regular_split_is_decoded_the_fast_way(sent: list[Sent]) -> None:
-    with mock.patch.object(mlflow_protocol, "of_records", side_effect=AssertionError("the body went the slow way")):
+def test_a_regular_split_needs_no_records(sent: list[Sent]) -> None:
+    with mock.patch.object(mlflow_protocol, "decode_records", side_effect=AssertionError("records were used")):
         assert_same(_decoded(SHAPES["dataframe_split"](sent)), _forecast_body(sent))
 
 
 @pytest.mark.parametrize("second", ["null", "[]", '[{"Location": "Sydney", "Rainfall": 1}]'])
-def test_a_split_beside_another_shape_is_refused(second: str) -> None:
+def test_a_split_with_another_shape_is_refused(second: str) -> None:
     split = json.dumps(_split(list(EXAMPLE)))
     assert "one of" in str(_refusal(f'{{"dataframe_split": {split}, "instances": {second}}}'.encode()))
 
@@ -101,15 +101,15 @@ def test_one_observation_is_a_row_and_two_are_a_table(shape: Callable[[list[Sent
 
 
 @shapes
-def test_a_wrong_value_is_named_with_its_row_and_column(shape: Callable[[list[Sent]], dict[str, Any]]) -> None:
+def test_an_invalid_value_is_named_with_its_row_and_column(shape: Callable[[list[Sent]], dict[str, Any]]) -> None:
     document = shape([EXAMPLE[0], EXAMPLE[1] | {"Humidity3pm": 101}])
     error = _refusal(json.dumps(document).encode())
     assert str(error) == "the request: row 2, Humidity3pm: '101' is not a number, 0 to 100 %"
-    assert [(problem.row, problem.column) for problem in error.violations] == [(2, "Humidity3pm")]
+    assert [(violation.row, violation.column) for violation in error.violations] == [(2, "Humidity3pm")]
 
 
 @shapes
-def test_a_station_and_day_that_stand_twice_are_refused(shape: Callable[[list[Sent]], dict[str, Any]]) -> None:
+def test_duplicate_observations_are_refused(shape: Callable[[list[Sent]], dict[str, Any]]) -> None:
     error = _refusal(json.dumps(shape([EXAMPLE[0]] * 2)).encode())
     assert "row 2, Date: Sydney on 2017-06-01 duplicates row 1" in str(error)
 
@@ -123,7 +123,7 @@ def test_an_unknown_column_is_ignored_with_a_warning(shape: Callable[[list[Sent]
 
 
 @shapes
-def test_the_answers_in_a_request_are_ignored(shape: Callable[[list[Sent]], dict[str, Any]]) -> None:
+def test_outcomes_in_a_request_are_ignored(shape: Callable[[list[Sent]], dict[str, Any]]) -> None:
     sent = [one | {"RainTomorrow": "Yes", "RISK_MM": 12.5} for one in EXAMPLE]
     assert_same(_decoded(shape(sent)), _forecast_body(list(EXAMPLE)))
 
@@ -213,14 +213,14 @@ COLUMNS = "inputs needs lists of the same length, one for each column"
     ],
     ids=str,
 )
-def test_another_shape_is_refused_and_the_right_one_is_said(document: Any, message: str) -> None:
+def test_another_shape_is_refused_with_the_expected_one(document: Any, message: str) -> None:
     error = _refusal(json.dumps(document).encode())
     assert str(error).startswith(f"the request: {message}")
     assert not isinstance(error, FormatError)
 
 
 @pytest.mark.parametrize("body", [b"", b"  ", b"{", b"instances", b'{"instances": [}', b'{"instances": []} x'])
-def test_what_is_no_json_is_a_format_error(body: bytes) -> None:
+def test_invalid_json_is_a_format_error(body: bytes) -> None:
     error = _refusal(body)
     assert isinstance(error, FormatError)
     assert str(error).startswith("the request: not valid JSON: ")
@@ -248,7 +248,7 @@ def test_a_value_of_any_depth_is_refused_or_ignored(name: str) -> None:
     assert not too_deep(mlflow_protocol.decode, before, "}]}")
 
 
-def test_a_body_of_far_too_many_parts_is_refused_before_it_is_read() -> None:
+def test_a_body_of_far_too_many_values_is_refused_before_it_is_decoded() -> None:
     body = b'{"instances": [' + b",".join([b"{}"] * (4 * decoding.MAX_ROWS + 1)) + b"]}"
     with pytest.raises(decoding.TooMany, match="more values than 10000 observations have"):
         mlflow_protocol.decode(body)

@@ -1,4 +1,4 @@
-"""Problem documents: what was refused and why, in a form that programs and people read."""
+"""Problem documents: the reason of a refusal, for programs and people."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from raincast.serving.problems import Problem
 
 
 def document_of(problem: Problem) -> dict[str, Any]:
-    """A problem document as a client reads it."""
+    """Return a problem document as a client decodes it."""
     return cast(dict[str, Any], json.loads(problem.document()))
 
 
 def refused(body: str) -> Problem:
-    """The problem of a JSON body."""
+    """Return the problem of a JSON body."""
     with pytest.raises(ObservationError) as caught:
         decoding.decode(body.encode())
     return Problem.of(caught.value)
 
 
-def test_a_document_says_status_title_detail_and_kind() -> None:
+def test_a_document_has_status_title_detail_and_kind() -> None:
     assert document_of(Problem(413, "too_large", "the body is larger than 10 bytes")) == {
         "type": "about:blank",
         "title": "Request Entity Too Large",
@@ -38,7 +38,7 @@ def test_a_document_says_status_title_detail_and_kind() -> None:
     }
 
 
-def test_further_members_stand_in_the_document() -> None:
+def test_further_members_are_in_the_document() -> None:
     problem = Problem(422, "observations", "two are wrong", count=2, problems=[{"row": 1}])
     document = document_of(problem)
     assert document["count"] == 2
@@ -60,7 +60,7 @@ def test_a_longer_detail_is_shortened_in_the_document_and_in_the_message() -> No
 
 
 @pytest.mark.parametrize("status", [400, 404, 405, 408, 411, 413, 415, 422, 431, 500, 501, 503, 505])
-def test_the_raw_answer_is_a_whole_http_response(status: int) -> None:
+def test_the_raw_response_is_complete(status: int) -> None:
     problem = Problem(status, "kind", "Ein „Problem“ mit é und 🌧", more=[1, 2])
     connection = SimpleNamespace(makefile=lambda _: io.BytesIO(problem.raw() + b"behind"))
     response = http.client.HTTPResponse(cast(socket.socket, connection))
@@ -77,13 +77,13 @@ def test_the_raw_answer_is_a_whole_http_response(status: int) -> None:
     assert json.loads(body)["detail"] == "Ein „Problem“ mit é und 🌧"
 
 
-def test_what_is_no_json_is_400_of_the_kind_format() -> None:
+def test_a_format_error_is_400_of_the_kind_format() -> None:
     problem = Problem.of(FormatError("the request: not valid JSON: no"))
     assert (problem.status, problem.kind, problem.members) == (400, "format", {})
     assert problem.detail == "the request: not valid JSON: no"
 
 
-def test_observations_that_break_a_limit_are_422_with_each_value_named() -> None:
+def test_observations_that_break_a_limit_are_422_with_each_value() -> None:
     problem = refused(
         '{"observations": [{"Location": "Sydney", "Humidity3pm": 101}, {"Location": "Perth", "WindDir3pm": "%s"}]}'
         % ("X" * 100)
@@ -105,7 +105,7 @@ def test_observations_that_break_a_limit_are_422_with_each_value_named() -> None
     ]
 
 
-def test_observations_that_are_wrong_as_a_whole_count_as_one_problem() -> None:
+def test_an_error_without_violations_counts_as_one() -> None:
     document = document_of(refused('[{"Rainfall": 1}]'))
     assert document["status"] == 422
     assert document["count"] == 1
@@ -113,11 +113,11 @@ def test_observations_that_are_wrong_as_a_whole_count_as_one_problem() -> None:
     assert document["detail"].startswith("the request: there is no column Location")
 
 
-def test_very_many_problems_are_counted_and_the_first_named() -> None:
+def test_many_violations_are_counted_and_the_first_listed() -> None:
     body = json.dumps({"observations": [{"Location": "Sydney", "Rainfall": -1}] * 5_000})
     document = document_of(refused(body))
     assert document["count"] == 5_000
-    assert [problem["row"] for problem in document["problems"]] == list(range(1, VIOLATIONS_KEPT + 1))
+    assert [violation["row"] for violation in document["problems"]] == list(range(1, VIOLATIONS_KEPT + 1))
     assert len(document["detail"]) < 1_000
 
 
@@ -130,12 +130,12 @@ def test_very_many_problems_are_counted_and_the_first_named() -> None:
         r'[{"Location": "Sydney", "Rainfall": 1, "\ud800": 1, "\ud800": 2}]',
     ],
 )
-def test_half_a_character_in_the_input_does_no_harm_to_the_document(body: str) -> None:
+def test_a_lone_surrogate_in_a_body_does_not_break_the_document(body: str) -> None:
     document = document_of(refused(body))
     assert document["status"] == 422
     assert document["detail"].startswith("the request: ")
 
 
-def test_a_problem_is_an_exception_that_says_the_detail() -> None:
+def test_a_problem_is_an_exception_with_the_detail_as_message() -> None:
     with pytest.raises(Problem, match="^nobody is here$"):
         raise Problem(503, "busy", "nobody is here")
