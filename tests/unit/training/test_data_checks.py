@@ -29,9 +29,7 @@ def test_real_rows_pass_without_a_warning(table: Table) -> None:
 
 def test_the_error_names_a_value_beyond_its_limit(table: Table) -> None:
     table["Humidity3pm"][41] = 150.0
-    with pytest.raises(
-        ObservationError, match=r"1 problem: Humidity3pm: not a number, 0 to 100 % in row 42 \(150.0\)"
-    ):
+    with pytest.raises(ObservationError, match=r"1 problem: Humidity3pm: not a number, 0 to 100 % in row 42 \(150.0\)"):
         data_checks.check("slice", table)
 
 
