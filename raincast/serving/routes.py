@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from functools import cache
 
 import msgspec
 from starlette.applications import Starlette
@@ -37,16 +38,15 @@ def routes(model: Model, counts: metrics.Metrics, draining: Callable[[], bool]) 
 
         return Response(prometheus.text(counts), media_type=metrics.CONTENT_TYPE)
 
-    document = msgspec.json.encode(openapi.document(model.version))
     paths = {
         "/healthz": _constant(_status("alive")),
         "/readyz": readyz,
         "/ping": _constant(b"\n"),
         "/metrics": scrape,
         "/version": _constant(_version(model)),
-        "/openapi.json": _constant(document),
-        "/docs": _constant(pages.docs().encode(), HTML),
-        "/": _constant(pages.home(model).encode(), HTML),
+        "/openapi.json": _built_once(lambda: msgspec.json.encode(openapi.document(model.version)), JSON),
+        "/docs": _built_once(lambda: pages.docs().encode(), HTML),
+        "/": _built_once(lambda: pages.home(model).encode(), HTML),
     }
     return Starlette(
         routes=[
@@ -57,11 +57,17 @@ def routes(model: Model, counts: metrics.Metrics, draining: Callable[[], bool]) 
     )
 
 
-def _constant(content: bytes, media_type: str = JSON) -> Respond:
+def _constant(content: bytes) -> Respond:
+    return _built_once(lambda: content, JSON)
+
+
+def _built_once(build: Callable[[], bytes], media_type: str) -> Respond:
+    """Respond with content that is built on the first request: start-up does not wait for documents."""
+    content = cache(build)
     headers = pages.HEADERS if media_type == HTML else None
 
     async def respond(_: Request) -> Response:
-        return Response(content, media_type=media_type, headers=headers)
+        return Response(content(), media_type=media_type, headers=headers)
 
     return respond
 

@@ -142,7 +142,7 @@ def writer_of(fifo: Path) -> int | None:
         (("--no-such-flag",), 2, "unrecognized arguments: --no-such-flag"),
         (("/data/absent.csv",), 2, "/data/absent.csv: cannot be read: No such file or directory"),
         (("serve", "--port", "99999"), 2, "99999 is not a port"),
-        (("in.csv", "-o", "/nowhere/out.csv"), 2, "/nowhere/out.csv: no such folder"),
+        (("in.csv", "-o", "/nowhere/out.csv"), 2, "/nowhere/out.csv: there is no such folder"),
     ],
 )
 def test_a_wrong_call_says_what_is_wrong(arguments: tuple[str, ...], code: int, said: str) -> None:
