@@ -14,10 +14,12 @@ from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+from starlette.routing import Route
+
 from raincast.forecasting.forecast import check_parity, yes_or_no
 from raincast.forecasting.model import Model
 from raincast.observations.errors import shorten
-from raincast.serving import decoding, http_protocol, openapi
+from raincast.serving import decoding, http_protocol
 from raincast.serving.fast_path import LARGEST_BODY, FastPath, FastRequest
 from raincast.serving.forecaster import FORECAST, INVOCATIONS, Forecaster, Headers, Response, failure_response
 from raincast.serving.log_writer import LogWriter, to_descriptor, to_file
@@ -60,6 +62,7 @@ class Service:
         self._forecast_log = LogWriter(to_file(forecast_log)) if forecast_log else None
         self.metrics = self._make_metrics()
         self._routes = routes(model, self.metrics, lambda: self.draining)
+        self._paths = frozenset(route.path for route in self._routes.routes if isinstance(route, Route))
 
     def _make_metrics(self) -> Metrics:
         description, trained = self.model.description, self.model.trained
@@ -200,7 +203,7 @@ class Service:
     ) -> None:
         """Add a response to the metrics and to the request log."""
         seconds = time.perf_counter() - start
-        known = path in openapi.PATHS
+        known = path in self._paths
         self.metrics.responded(method, path if known else "other", response.status, seconds)
         if response.kind:
             self.metrics.errors[response.kind] += 1

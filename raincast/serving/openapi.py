@@ -200,6 +200,3 @@ def _csv_example() -> str:
     columns = list(EXAMPLE[0])
     lines = [",".join(str(row.get(name, "")) for name in columns) for row in EXAMPLE]
     return "\n".join([",".join(columns), *lines]) + "\n"
-
-
-PATHS = frozenset(_paths())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from functools import cache
+from types import ModuleType
 
 import msgspec
 from starlette.applications import Starlette
@@ -14,7 +15,7 @@ from starlette.routing import Route
 
 from raincast import __version__
 from raincast.forecasting.model import GRAPH, Model
-from raincast.serving import metrics, openapi, pages
+from raincast.serving import metrics
 from raincast.serving.forecaster import FORECAST, INVOCATIONS, JSON
 from raincast.serving.messages import Status, Version
 from raincast.serving.problems import Problem
@@ -44,9 +45,9 @@ def routes(model: Model, counts: metrics.Metrics, draining: Callable[[], bool]) 
         "/ping": _constant(b"\n"),
         "/metrics": scrape,
         "/version": _constant(_version(model)),
-        "/openapi.json": _built_once(lambda: msgspec.json.encode(openapi.document(model.version)), JSON),
-        "/docs": _built_once(lambda: pages.docs().encode(), HTML),
-        "/": _built_once(lambda: pages.home(model).encode(), HTML),
+        "/openapi.json": _built_once(lambda: _api_document(model), JSON),
+        "/docs": _built_once(lambda: _pages().docs().encode(), HTML),
+        "/": _built_once(lambda: _pages().home(model).encode(), HTML),
     }
     return Starlette(
         routes=[
@@ -64,12 +65,24 @@ def _constant(content: bytes) -> Respond:
 def _built_once(build: Callable[[], bytes], media_type: str) -> Respond:
     """Respond with content that is built on the first request: start-up does not wait for documents."""
     content = cache(build)
-    headers = pages.HEADERS if media_type == HTML else None
 
     async def respond(_: Request) -> Response:
+        headers = _pages().HEADERS if media_type == HTML else None
         return Response(content(), media_type=media_type, headers=headers)
 
     return respond
+
+
+def _api_document(model: Model) -> bytes:
+    from raincast.serving import openapi  # pylint: disable=import-outside-toplevel
+
+    return msgspec.json.encode(openapi.document(model.version))
+
+
+def _pages() -> ModuleType:
+    from raincast.serving import pages  # pylint: disable=import-outside-toplevel
+
+    return pages
 
 
 def _status(status: str) -> bytes:
