@@ -1,7 +1,7 @@
 """The ASGI application: forecasts over HTTP, with metrics, a request log and a forecast log.
 
-Small requests are forecast in the event loop, large ones by one thread, so that the loop stays free. Starlette routes
-other requests.
+Requests of one regular observation are forecast in the event loop, others by threads, so that the loop stays free.
+Starlette routes other requests.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import sys
 import time
 import traceback
 from collections.abc import Awaitable, Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from starlette.routing import Route
@@ -19,19 +18,28 @@ from starlette.routing import Route
 from raincast.forecasting.forecast import check_parity, yes_or_no
 from raincast.forecasting.model import Model
 from raincast.observations.errors import shorten
-from raincast.serving import decoding, http_protocol
-from raincast.serving.fast_path import LARGEST_BODY, FastPath, FastRequest
-from raincast.serving.forecaster import FORECAST, INVOCATIONS, Forecaster, Headers, Response, failure_response
+from raincast.serving import decoding
+from raincast.serving.fast_path import FastPath, FastRequest
+from raincast.serving.forecaster import (
+    FORECAST,
+    INVOCATIONS,
+    Forecaster,
+    Headers,
+    Response,
+    failure_response,
+    problem_response,
+)
+from raincast.serving.http_protocol import REQUEST_SECONDS, SMALL_BODY, response_bytes
+from raincast.serving.lane import Lane
+from raincast.serving.limits import Budget, Turns
 from raincast.serving.log_writer import LogWriter, to_descriptor, to_file
 from raincast.serving.metrics import Metrics
 from raincast.serving.problems import Problem
 from raincast.serving.request_log import Clock, ForecastLine, RequestIds, RequestLine, line, trace_of
-from raincast.serving.routes import routes
+from raincast.serving.routes import method_not_allowed, routes
 
-MAX_BODY = 10_000_000
-# Bytes of a refused body that are still read, so that the client gets to read the response.
-MAX_DISCARDED = 100_000_000
-MAX_WAITING = 16
+# Requests that use a thread or wait for it. The budget of bytes limits large ones as well.
+MAX_LARGE, MAX_SMALL = 16, 1_000
 FORECAST_PATHS = frozenset({FORECAST, INVOCATIONS})
 
 Scope = Any
@@ -52,8 +60,9 @@ class Service:
         check_parity(model)
         self.model, self.forecaster = model, Forecaster(model)
         self.draining = False
-        self._worker = ThreadPoolExecutor(1, thread_name_prefix="forecast")
-        self._waiting = 0
+        self.budget, self.turns = Budget(), Turns()
+        # Small requests do not wait behind large ones, and at most one large body is decoded at a time.
+        self._large, self._small = Lane("large", MAX_LARGE), Lane("small", MAX_SMALL)
         self.fast_path = FastPath(self.forecaster, self._finish)
         self._ids, self._clock, self._version = RequestIds(), Clock(), model.version
         if sys.stdout is None:
@@ -62,7 +71,7 @@ class Service:
         self._forecast_log = LogWriter(to_file(forecast_log)) if forecast_log else None
         self.metrics = self._make_metrics()
         self._routes = routes(model, self.metrics, lambda: self.draining)
-        self._paths = frozenset(route.path for route in self._routes.routes if isinstance(route, Route))
+        self._paths = FORECAST_PATHS | {route.path for route in self._routes.routes if isinstance(route, Route)}
 
     def _make_metrics(self) -> Metrics:
         description, trained = self.model.description, self.model.trained
@@ -72,7 +81,11 @@ class Service:
             {
                 "model_trained_timestamp_seconds": ("Time of the model's training.", lambda: trained),
                 "ready": ("1 until the service drains.", lambda: float(not self.draining)),
-                "waiting_requests": ("Large requests that wait or are being forecast.", lambda: self._waiting),
+                "waiting_requests": (
+                    "Requests that wait for a thread or are being forecast by it.",
+                    lambda: self._large.waiting + self._small.waiting,
+                ),
+                "held_bytes": ("Bytes of requests and responses in memory.", lambda: self.budget.held),
                 "request_log_lost_lines": ("Lines that could not be written.", lambda: self._log.lost),
                 "forecast_log_lost_lines": (
                     "Forecasts that could not be written to RAINCAST_FORECAST_LOG.",
@@ -87,14 +100,23 @@ class Service:
 
     def close(self) -> None:
         """Write the rest of the logs."""
-        self._worker.shutdown()
+        self._large.close()
+        self._small.close()
         for log in (self._log, self._forecast_log):
             if log:
                 log.close()
 
-    def refused(self, problem: Problem) -> None:
-        """Count a connection that is closed with a problem."""
-        self.metrics.errors[problem.kind] += 1
+    def refused(self, problem: Problem, method: str, path: str, headers: Headers) -> bytes:
+        """Count and log a request that is refused, and return the response. Method and path are "-" if unknown."""
+        request_id = self._ids.of(headers)
+        response = problem_response(path, problem)
+        self._note(time.perf_counter(), method, path, response, request_id, headers)
+        return response_bytes(response, request_id, (b"connection", b"close"))
+
+    def abandoned(self, method: str, path: str, headers: Headers) -> None:
+        """Count and log a request whose client has gone before its end."""
+        response = Response(499, b"", kind="disconnected")
+        self._note(time.perf_counter(), method, path, response, self._ids.of(headers), headers)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         start = time.perf_counter()
@@ -102,21 +124,42 @@ class Service:
         request_id = self._ids.of(headers)
         try:
             if path in FORECAST_PATHS and method == "POST":
-                response = await self._forecast(path, headers, await _body(headers, receive))
+                response = await self._forecast(scope, headers, receive)
             else:
                 response = await self._other(scope, receive)
         except _Disconnected:
-            response = Response(408 if scope["state"].get("timed_out") else 499, b"", kind="disconnected")
+            response = Response(499, b"", kind="disconnected")
         except Exception as error:  # pylint: disable=broad-exception-caught  # every request gets a response
             response = failure_response(path, error)
         if response.kind != "disconnected":
             await self._send(response, method, request_id, send)
         self._note(start, method, path, response, request_id, headers)
 
-    async def _forecast(self, path: str, headers: Headers, body: bytes) -> Response:
-        if len(body) > LARGEST_BODY:
-            return await self._forecast_in_thread(path, headers, body)
-        return self.forecaster.respond(path, headers, body)
+    async def _forecast(self, scope: Scope, headers: Headers, receive: Receive) -> Response:
+        """Return the response to a body. Raises Problem, or _Disconnected if the client does not wait for it."""
+        body = await _body(receive)
+        if len(body) > SMALL_BODY:
+            return await self._in_thread(self._large, scope, headers, body, receive)
+        single = self.forecaster.single_row(scope["path"], headers, body)
+        if single:
+            return self.forecaster.complete(single, self.forecaster.single_rows([single])[0])
+        return await self._in_thread(self._small, scope, headers, body, receive)
+
+    async def _in_thread(self, lane: Lane, scope: Scope, headers: Headers, body: bytes, receive: Receive) -> Response:
+        loop = asyncio.get_running_loop()
+        deadline = scope["state"].get("deadline", loop.time() + REQUEST_SECONDS) - 1
+        work = asyncio.create_task(lane.run(self.forecaster.respond, scope["path"], headers, body))
+        gone = asyncio.ensure_future(receive())
+        try:
+            await asyncio.wait({work, gone}, timeout=deadline - loop.time(), return_when=asyncio.FIRST_COMPLETED)
+            if work.done():
+                return work.result()
+            if gone.done():
+                raise _Disconnected
+            raise Problem(503, "busy", "too many requests are waiting")
+        finally:
+            work.cancel()
+            gone.cancel()
 
     def _finish(self, request: FastRequest, response: Response) -> None:
         """Send, count and record the response to a request that takes the fast path. Never raises."""
@@ -124,21 +167,10 @@ class Service:
         request.respond(response, request_id)
         self._note(request.start, "POST", request.path, response, request_id, request.headers)
 
-    async def _forecast_in_thread(self, path: str, headers: Headers, body: bytes) -> Response:
-        if self._waiting >= MAX_WAITING:
-            raise Problem(503, "busy", f"{MAX_WAITING} large requests are waiting, which is the limit")
-        self._waiting += 1
-        respond = self.forecaster.respond
-        try:
-            work = asyncio.get_running_loop().run_in_executor(self._worker, respond, path, headers, body)
-            return await asyncio.wait_for(work, http_protocol.REQUEST_SECONDS - 1)
-        except TimeoutError:
-            raise Problem(503, "busy", "too many large requests are waiting") from None
-        finally:
-            self._waiting -= 1
-
     async def _other(self, scope: Scope, receive: Receive) -> Response:
-        """Return the response of Starlette's routes."""
+        """Return the response of Starlette's routes. Raises Problem."""
+        if scope["path"] in FORECAST_PATHS:
+            raise method_not_allowed("POST")
         response = Response(500, b"", "")
         headers: list[tuple[bytes, bytes]] = []
 
@@ -219,25 +251,14 @@ class Service:
         )  # fmt: skip
 
 
-async def _body(headers: Headers, receive: Receive) -> bytes:
-    """Return the body of a request. Raises Problem if it is too large, _Disconnected if it ends early."""
+async def _body(receive: Receive) -> bytes:
+    """Return the body of a request. Raises _Disconnected if it ends early."""
     parts: list[bytes] = []
-    size = 0
-    length = headers.get(b"content-length", b"")
-    # A client that expects 100-continue is refused at once. Others are read to the end, so that they read the response.
-    refused = b"expect" in headers and length.isdigit() and int(length) > MAX_BODY
-    while not refused:
+    more = True
+    while more:
         message = await receive()
         if message["type"] == "http.disconnect":
             raise _Disconnected
-        size += len(message["body"])
-        if size <= MAX_BODY:
-            parts.append(message["body"])
-        if not message["more_body"]:
-            break
-        refused = size > MAX_DISCARDED
-    if refused or size > MAX_BODY:
-        problem = Problem(413, "too_large", f"the body is larger than {MAX_BODY} bytes")
-        problem.headers = ((b"connection", b"close"),)
-        raise problem
+        parts.append(message["body"])
+        more = message["more_body"]
     return parts[0] if len(parts) == 1 else b"".join(parts)

@@ -1,7 +1,7 @@
-"""Fast path: small forecast requests are answered in the parser's callbacks, without a task and ASGI messages.
+"""Fast path: requests of one regular observation are answered without a task and ASGI messages.
 
-Single rows of requests that arrive together share one call of onnxruntime, and each response is one write. Unusual
-requests take the ASGI path, with the same result. docs/decisions.md has the measured gain.
+Those that arrive together share one call of onnxruntime, and each response is one write. Other requests take the ASGI
+path, with the same result. docs/decisions.md has the measured gain.
 """
 
 from __future__ import annotations
@@ -12,8 +12,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol, cast
 
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE
-
 from raincast.serving.forecaster import (
     FORECAST,
     INVOCATIONS,
@@ -23,13 +21,10 @@ from raincast.serving.forecaster import (
     SingleRow,
     failure_response,
 )
-from raincast.serving.http_protocol import Connection
+from raincast.serving.http_protocol import SMALL_BODY, Connection, response_bytes
 from raincast.serving.problems import Problem
 
-LARGEST_BODY = 16_384
 PATHS = {path.encode(): path for path in (FORECAST, INVOCATIONS)}
-# Requests with these headers take the ASGI path.
-UNUSUAL_HEADERS = frozenset((b"expect", b"transfer-encoding", b"upgrade"))
 
 
 @dataclass(slots=True)
@@ -38,8 +33,8 @@ class FastRequest:
 
     path: str
     headers: Headers
+    body: bytes
     respond: Callable[[Response, str], None]
-    body: list[bytes] = field(default_factory=list)
     start: float = field(default_factory=time.perf_counter)
 
 
@@ -52,7 +47,7 @@ class Waiting:
 
 
 class FastPath:
-    """Forecasts small requests: tables at once, single rows in a batch before the event loop waits again.
+    """Forecasts single rows, in a batch before the event loop waits again.
 
     `finish` sends a response and must not raise.
     """
@@ -61,20 +56,15 @@ class FastPath:
         self._forecaster, self._finish = forecaster, finish
         self._waiting: list[Waiting] = []
 
-    def submit(self, request: FastRequest) -> None:
-        """Respond to a complete request, at the latest in the next `flush`. Never raises."""
-        body = request.body[0] if len(request.body) == 1 else b"".join(request.body)
-        try:
-            prepared = self._forecaster.prepare(request.path, request.headers, body)
-        except Exception as error:  # pylint: disable=broad-exception-caught  # every request gets a response
-            self._finish(request, failure_response(request.path, error))
-            return
-        if isinstance(prepared, Response):
-            self._finish(request, prepared)
-            return
+    def takes(self, request: FastRequest) -> bool:
+        """Return True for a single regular observation, whose response comes in the next `flush`. Never raises."""
+        single = self._forecaster.single_row(request.path, request.headers, request.body)
+        if single is None:
+            return False
         if not self._waiting:
             asyncio.get_running_loop().call_soon(self.flush)
-        self._waiting.append(Waiting(request, prepared))
+        self._waiting.append(Waiting(request, single))
+        return True
 
     def flush(self) -> None:
         """Respond to all requests that wait. Never raises."""
@@ -106,98 +96,41 @@ class Service(Protocol):
 
 
 class FastConnection(Connection):
-    """A connection with limits whose small forecast requests take the fast path."""
+    """A connection with limits whose requests of one observation take the fast path."""
 
     # pylint: disable=too-many-instance-attributes  # those of its bases
 
     def __init__(self, *arguments: Any, **settings: Any) -> None:
         super().__init__(*arguments, **settings)
         self.fast_service = cast(Service, self.config.app)
-        # The request that takes the fast path, from its headers to its response.
+        # The request that takes the fast path, until its response.
         self.fast: FastRequest | None = None
-        self.keep_alive = True
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.fast = None
         super().connection_lost(exc)
 
-    def on_message_begin(self) -> None:
-        # Responses keep the order of requests.
-        self._flush()
-        super().on_message_begin()
-
-    def start_request(self) -> None:
+    def dispatch(self, body: bytes) -> None:
+        """Start to answer a complete request."""
         path = PATHS.get(self.url)
-        if path and self._is_usual(headers := dict(self.headers)):
-            self.fast = FastRequest(path, headers, self._respond)
-        else:
-            super().start_request()
-
-    def _is_usual(self, headers: Headers) -> bool:
-        length = headers.get(b"content-length", b"")
-        return (
-            length.isdigit()
-            and len(length) < 6
-            and int(length) <= LARGEST_BODY
-            and UNUSUAL_HEADERS.isdisjoint(headers)
-            and self.parser.get_method() == b"POST"
-            and self.parser.get_http_version() == "1.1"
-            and (self.cycle is None or self.cycle.response_complete)
-            and not self.flow.write_paused
-        )
-
-    def on_body(self, body: bytes) -> None:
-        if self.fast:
-            self.fast.body.append(body)
-        else:
-            super().on_body(body)
-
-    def on_message_complete(self) -> None:
-        if not self.fast:
-            super().on_message_complete()
-        elif self.transport.is_closing():
+        if path and len(body) <= SMALL_BODY and self._is_usual():
+            self.fast = FastRequest(path, dict(self.scope["headers"]), body, self._respond)
+            if self.fast_service.fast_path.takes(self.fast):
+                return
             self.fast = None
-        else:
-            self.keep_alive = self.parser.should_keep_alive()
-            self.fast_service.fast_path.submit(self.fast)
+        super().dispatch(body)
+
+    def _is_usual(self) -> bool:
+        return bool(self.parser.get_method() == b"POST" and self.parser.get_http_version() == "1.1")
 
     def _respond(self, response: Response, request_id: str) -> None:
         """Write the response to the request that takes the fast path."""
-        self.fast = None
-        if self.transport.is_closing():
+        if self.fast is None or self.transport.is_closing():
             return
-        self.request_ended()
-        last = self.closing or self.fast_service.draining or not self.keep_alive
-        headers = [*self.server_state.default_headers, *response.headers]
-        if last:
-            headers.append((b"connection", b"close"))
-        self.transport.write(
-            b"%bcontent-type: %b\r\ncontent-length: %d\r\nx-request-id: %b\r\n%b\r\n%b"
-            % (
-                STATUS_LINE[response.status],
-                response.content_type.encode(),
-                len(response.body),
-                request_id.encode(),
-                b"".join([b"%b: %b\r\n" % header for header in headers]),
-                response.body,
-            )
-        )
+        self.fast = None
+        last = self.last or self.closing or self.fast_service.draining
+        headers = [*self.server_state.default_headers, *([(b"connection", b"close")] if last else [])]
+        self.transport.write(response_bytes(response, request_id, *headers))
         if last:
             self.end()
-
-    def eof_received(self) -> bool:  # type: ignore[override]
-        self._flush()
-        return super().eof_received()
-
-    def refuse(self, problem: Problem) -> None:
-        """Close the connection with a problem, behind the responses to earlier requests."""
-        self._flush()
-        super().refuse(problem)
-
-    def _flush(self) -> None:
-        if self.fast:
-            self.fast_service.fast_path.flush()
-
-    def is_idle(self) -> bool:
-        """Return True unless the head of a request has begun to arrive, or a fast request is open."""
-        return self.fast is None and super().is_idle()
+        self.request_ended()

@@ -75,6 +75,14 @@ class Forecaster:
             return prepared
         return self.complete(prepared, self.single_rows([prepared])[0])
 
+    def single_row(self, path: str, headers: Headers, body: bytes) -> SingleRow | None:
+        """Return the single row of a regular body; None for any other. Never raises."""
+        try:
+            prepared = self.prepare(path, headers, body)
+        except Exception:  # pylint: disable=broad-exception-caught  # TEMP
+            return None
+        return prepared if isinstance(prepared, SingleRow) else None
+
     def prepare(self, path: str, headers: Headers, body: bytes) -> Response | SingleRow:
         """Return the response to a body, or its single row, to be completed. Raises Problem."""
         try:

@@ -1,6 +1,7 @@
-"""An HTTP/1.1 connection of uvicorn with limits: how many there are, how long they take, how large a head may be.
+"""An HTTP/1.1 connection of uvicorn with limits: of time, of memory, of what one client may ask for at once.
 
-uvicorn's parser frames each request; no byte is edited before the parser reads it.
+A connection has one request at a time: what arrives behind it is not parsed before its response has been written, and
+not read either once a piece of it waits. uvicorn's parser frames each request; no byte is changed before.
 """
 
 from __future__ import annotations
@@ -9,112 +10,218 @@ import asyncio
 from typing import Any, Protocol, cast
 
 import httptools
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
+from raincast.serving.forecaster import Response
+from raincast.serving.framing import (
+    FIELDS,
+    HEADER_BYTES,
+    MAX_BODY,
+    PIECE_BYTES,
+    content_length,
+    end_of_piece,
+    refusal,
+    too_large,
+)
+from raincast.serving.limits import Budget, Turns
 from raincast.serving.problems import Problem
 
 HEADER_SECONDS = 10.0
 REQUEST_SECONDS = 30.0
 # Exceeds the usual 60 s idle timeout of proxies, so that the proxy closes first.
 KEEP_ALIVE_SECONDS = 75
-HEADER_BYTES = 65_536
+# After a refusal the rest of the request is read and thrown away, or a reset could overtake the response.
+LINGER_SECONDS = 30.0
+LINGER_BYTES = 100_000_000
+# A body up to this size may use all of the budget.
+SMALL_BODY = 16_384
+# Pieces that are parsed before other connections have their turn.
+PIECES_PER_TURN = 16
+# A read of this size is probably followed by another.
+LARGE_READ = 65_536
+# At the limit of connections those are closed that have waited for a request longest, at least so long. If there is
+# none, the search is repeated only after some time, since it takes milliseconds.
+IDLE_SECONDS, SEARCH_SECONDS = 1.0, 0.1
 
 
 class Service(Protocol):
     """The part of the application that connections call besides ASGI."""
 
-    # pylint: disable=too-few-public-methods  # one event
+    budget: Budget
+    turns: Turns
 
-    def refused(self, problem: Problem) -> None:
-        """Count a connection that is closed with a problem."""
+    def refused(self, problem: Problem, method: str, path: str, headers: dict[bytes, bytes]) -> bytes:
+        """Count and log a request that is refused, and return the response. Method and path are "-" if unknown."""
+
+    def abandoned(self, method: str, path: str, headers: dict[bytes, bytes]) -> None:
+        """Count and log a request whose client has gone before its end."""
+
+
+def response_bytes(response: Response, request_id: str, *headers: tuple[bytes, bytes]) -> bytes:
+    """Return a complete response as it is sent, with further headers."""
+    return b"%bcontent-type: %b\r\ncontent-length: %d\r\nx-request-id: %b\r\n%b\r\n%b" % (
+        STATUS_LINE[response.status],
+        response.content_type.encode(),
+        len(response.body),
+        request_id.encode(),
+        b"".join([b"%b: %b\r\n" % header for header in (*response.headers, *headers)]),
+        response.body,
+    )
 
 
 class Connection(HttpToolsProtocol):
-    """An HTTP/1.1 connection, refused above `limit` connections and closed if it is too slow or its head too large.
+    """An HTTP/1.1 connection, refused above `limit` connections and closed if it is too slow or asks for too much.
 
     A request has to begin HEADER_SECONDS after the connection was made, to have all its headers as soon after it began,
-    and to be answered after REQUEST_SECONDS; `sweep` enforces these times.
+    and its body REQUEST_SECONDS after it began; `sweep` enforces these times.
     """
 
-    # pylint: disable=too-many-instance-attributes  # uvicorn's own, and the times
+    # pylint: disable=too-many-instance-attributes  # uvicorn's own, and the state of one request
+    # pylint: disable=too-many-public-methods  # uvicorn's own are most of them
 
     limit = 10_000
+    searched_at = 0.0
 
     def __init__(self, *arguments: Any, **settings: Any) -> None:
         super().__init__(*arguments, **settings)
         self.service = cast(Service, self.config.app)
-        # Per connection, in the loop's time. From `ending_since` on nothing is read; the connection is closed after the
-        # pending responses and the refusal, if there is one.
-        self.idle_since: float | None = None
-        self.ending_since: float | None = None
-        self.refusal: Problem | None = None
-        self.unsent = 0
-        self.closing = False
-        # The request whose response is due next; uvicorn's `cycle` is the one that was received last.
-        self.responding: RequestResponseCycle | None = None
-        # Per request: when its head, or the wait for it, and the request itself began; the size of its head so far.
-        self.head_since: float | None = None
-        self.request_since: float | None = None
-        self.head_begun = False
-        self.head_bytes = 0
-        self.received = 0
+        # Received bytes, of which those before `position` were parsed, and the last three of them, if in a head.
+        self.received, self.position, self.before = b"", 0, b""
+        self.advancing = self.waits_for_turn = False
+        # The time at which the request began, or the wait for it, and the time at which it is late.
+        self.began = self.deadline = 0.0
+        # The request: it has begun; its head is complete, and its body is not; it is complete, and its response is not.
+        self.begun = self.reads_body = self.open = False
+        self.head_bytes = self.body_bytes = self.body_left = 0
+        self.chunked = False
+        self.body: list[bytes] = []
         # The parser reads no body after an offer to upgrade; the request is parsed again without the offer.
         self.upgrade_offered = False
+        # The refusal that is due behind the response, and that a refusal was written.
+        self.refusal: Problem | None = None
+        self.lingering = False
+        # The response closes the connection; the service stops; the client has stopped sending.
+        self.last = self.closing = self.ended = False
+        self.held = self.discarded = 0
+        self.unsent, self.sent_at = 0, 0.0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        self.head_since = self.loop.time()
-        if len(self.connections) >= self.limit:
-            self.transport = transport
-            self.refuse(Problem(503, "busy", f"{self.limit} connections are open, which is the limit"))
-            return
+        self.began = self.loop.time()
+        self.deadline = self.began + HEADER_SECONDS
+        full = len(self.connections) >= self.limit and not self._close_idle()
         super().connection_made(transport)
+        if full:
+            self._refuse_at_once(Problem(503, "busy", f"{self.limit} connections are open, which is the limit"))
+
+    def _close_idle(self) -> bool:
+        """Close the connections that have waited longest for a request; return False if there are none."""
+        if self.began - Connection.searched_at < SEARCH_SECONDS:
+            return False
+        idle = [other for other in map(_connection, self.connections) if other.is_idle_since(self.began - IDLE_SECONDS)]
+        for other in sorted(idle, key=lambda other: other.began)[: 1 + self.limit // 100]:
+            other.give_way()
+        if not idle:
+            Connection.searched_at = self.began
+        return bool(idle)
+
+    def is_idle_since(self, time: float) -> bool:
+        """Return True if the connection has waited for a request, or for its head, from before this time."""
+        return self.began < time and not (self.open or self.reads_body or self.transport.is_closing())
+
+    def give_way(self) -> None:
+        """Close the connection for another, with a problem if a request has begun."""
+        if self.flow.write_paused:
+            self.transport.abort()
+        elif self.begun and not self.lingering:
+            self._refuse_at_once(Problem(408, "slow", "the request is too slow for a service with so many connections"))
+        else:
+            self.transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        if self.reads_body:
+            self.service.abandoned(*self._request())
         super().connection_lost(exc)
-        # uvicorn tells only the request that was received last.
-        self._disconnect()
-        # Requests that were not started refer to the connection; without references to them it is freed at once.
-        self.cycle = self.responding = None  # type: ignore[assignment]
-        self.pipeline.clear()
-        # uvicorn keeps the timer, and with it the connection's memory, if the client resets the connection.
-        self._unset_keepalive_if_required()
-
-    def _disconnect(self) -> None:
-        """Tell the application that the response in progress is not sent any more."""
-        if self.responding is not None and not self.responding.response_complete:
-            self.responding.disconnected = True
-            self.responding.message_event.set()
+        self.received, self.position, self.body = b"", 0, []
+        self.open = self.reads_body = False
+        # Without a reference to its request, a connection is freed at once.
+        self.cycle = None  # type: ignore[assignment]
+        self._hold(0)
 
     def data_received(self, data: bytes) -> None:
-        if self._is_ending():
+        if self.lingering or self.refusal:
+            self._discard(data)
+        elif not self.transport.is_closing():
+            self.received = self.received[self.position :] + data if self.received else data
+            self.position = 0
+            self.advance()
+        if len(data) >= LARGE_READ and not self.waits_for_turn:
+            self.waits_for_turn = True
+            self.service.turns.wait(self)
+            self._choose_reading()
+
+    def _discard(self, data: bytes) -> None:
+        self.discarded += len(data)
+        if self.discarded > LINGER_BYTES:
+            self.transport.abort()
+
+    def read_on(self) -> None:
+        """Read again: other connections have had their turn."""
+        self.waits_for_turn = False
+        self._choose_reading()
+
+    def _choose_reading(self) -> None:
+        """Read unless received bytes wait to be parsed, or other connections have to be read first."""
+        if self.transport.is_closing() or self.ended:
             return
-        self.idle_since, since = None, self.head_since
-        self.received = len(data) + (self.received if self.head_begun else 0)
-        self._unset_keepalive_if_required()
-        self._parse(data)
-        if self.head_since is not None and self.head_since is since:
-            self.head_bytes += len(data)
-            if self.head_bytes > HEADER_BYTES:
-                self._refuse_head()
-        elif self.head_since is None and self.request_since is None:
-            self.idle_since = self.loop.time()
+        if self.waits_for_turn or self.received:
+            self.flow.pause_reading()
+        else:
+            self.flow.resume_reading()
 
-    def _is_ending(self) -> bool:
-        return self.ending_since is not None or self.transport.is_closing()
+    def advance(self) -> None:
+        """Parse received bytes to the end of the next request, or as far as one turn goes."""
+        self.advancing = False
+        for _ in range(PIECES_PER_TURN):
+            if self.position == len(self.received) or self._is_waiting():
+                break
+            self._parse_piece()
+        if self.transport.is_closing() or self.position == len(self.received):
+            self.received, self.position = b"", 0
+            if self.ended and not self.open:
+                self.end()
+        elif not self._is_waiting():
+            self._advance_soon()
+        self._account()
+        self._choose_reading()
 
-    def _parse(self, data: bytes | memoryview) -> None:
-        while True:
-            try:
-                self.parser.feed_data(data)
-                return
-            except httptools.HttpParserUpgrade as upgrade:
-                data = memoryview(data)[upgrade.args[0] :]
-            except httptools.HttpParserError:
-                self._refuse_syntax()
-                return
+    def _advance_soon(self) -> None:
+        """Call `advance` in the next turn of the event loop."""
+        if not self.advancing:
+            self.advancing = True
+            self.loop.call_soon(self.advance)
+
+    def _is_waiting(self) -> bool:
+        return self.open or self.lingering or self.flow.write_paused or self.transport.is_closing()
+
+    def _parse_piece(self) -> None:
+        data, start = self.received, self.position
+        if self.body_left:
+            end = min(len(data), start + self.body_left)
+        else:
+            end = end_of_piece(data, start, self.before, min(PIECE_BYTES, HEADER_BYTES - self.head_bytes))
+            self.before = (self.before + data[max(start, end - 3) : end])[-3:]
+            # A chunk of a body resets it, so that neither chunk extensions nor trailers are without a limit.
+            self.head_bytes += end - start
+        self.position = end
+        try:
+            self.parser.feed_data(data if end - start == len(data) else memoryview(data)[start:end])
+        except httptools.HttpParserUpgrade as upgrade:
+            self.position = start + upgrade.args[0]
             self._decline_upgrade()
-            if self._is_ending():
-                return
+        except httptools.HttpParserError:
+            self._refuse_syntax()
+        if self.head_bytes >= HEADER_BYTES:
+            self.refuse(Problem(431, "headers", f"the headers are larger than {HEADER_BYTES} bytes"))
 
     def _decline_upgrade(self) -> None:
         """Go on with HTTP/1.1, as RFC 9110, 7.8 allows: a new parser gets the same head without the offer."""
@@ -125,8 +232,6 @@ class Connection(HttpToolsProtocol):
             return
         lines = [b"%b: %b\r\n" % header for header in self.headers if header[0] != b"upgrade"]
         self.parser = httptools.HttpRequestParser(self)
-        # As uvicorn sets it up.
-        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
         try:
             self.parser.feed_data(b"%b %b HTTP/%b\r\n%b\r\n" % (method, self.url, version, b"".join(lines)))
         except httptools.HttpParserError:
@@ -135,139 +240,214 @@ class Connection(HttpToolsProtocol):
     def _refuse_syntax(self) -> None:
         self.refuse(Problem(400, "http", "Invalid HTTP request received."))
 
-    def _refuse_head(self) -> None:
-        self.refuse(Problem(431, "headers", f"the headers are larger than {HEADER_BYTES} bytes"))
-
     def eof_received(self) -> bool:  # type: ignore[override]
         """Keep a connection open whose client has stopped sending, if complete requests are not answered yet."""
-        if self.ending_since is None and self._drop_incomplete_request():
-            self.ending_since = self.loop.time()
-        return self.ending_since is not None
+        self.ended = True
+        return not self.lingering and (self.open or bool(self.received))
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
-        self.head_since, self.head_begun, self.head_bytes = self.loop.time(), True, 0
+        self.began, self.begun = self.loop.time(), True
+        self.deadline = self.began + HEADER_SECONDS
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        super().on_header(name, value)
+        if len(self.headers) > FIELDS:
+            self.refuse(Problem(431, "headers", f"the request has more than {FIELDS} header fields"))
 
     def on_headers_complete(self) -> None:
-        if self._is_ending():
+        if self._is_waiting():
             return
         if self.parser.should_upgrade():
             self.upgrade_offered = True
             return
-        self.request_since, self.head_since, self.head_begun = self.head_since, None, False
-        # A head is measured only if as much has arrived since it began, or in the same piece.
-        if self.received > HEADER_BYTES and self._head_size() > HEADER_BYTES:
-            self._refuse_head()
-            return
-        self.start_request()
-
-    def start_request(self) -> None:
-        """Start to answer the request whose head is complete."""
-        super().on_headers_complete()
+        self.reads_body, self.head_bytes, self.deadline = True, 0, self.began + REQUEST_SECONDS
+        problem = refusal(self.parser.get_http_version(), self.headers) or self._expect_body()
         # The scope has the headers; trailers are not among them.
         self.headers = []
-        if self.closing:
-            self.cycle.keep_alive = False
+        if problem:
+            self.refuse(problem)
 
-    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
-        self.responding = cycle
-        super()._start_asgi_task(cycle, app)
-
-    def _head_size(self) -> int:
-        # Each line has a colon, a space and its end besides.
-        return len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
+    def _expect_body(self) -> Problem | None:
+        """Prepare for the body; return the reason to refuse it, if there is one."""
+        self.chunked = any(name == b"transfer-encoding" for name, _ in self.headers)
+        self.body_left = content_length(self.headers)
+        if self.body_left > MAX_BODY:
+            return too_large()
+        if self.body_left > SMALL_BODY and not self._may_hold(self.body_left):
+            return _too_much()
+        if self.expect_100_continue and (self.body_left or self.chunked):
+            self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        return None
 
     def on_body(self, body: bytes) -> None:
-        if not self._is_ending():
-            super().on_body(body)
+        if self._is_waiting():
+            return
+        self.body.append(body)
+        self.body_bytes += len(body)
+        if not self.chunked:
+            self.body_left -= len(body)
+            return
+        self.head_bytes = 0
+        if self.body_bytes > MAX_BODY:
+            self.refuse(too_large())
 
     def on_message_complete(self) -> None:
-        if not (self.upgrade_offered or self._is_ending()):
-            super().on_message_complete()
+        if self.upgrade_offered or self._is_waiting():
+            return
+        body = self.body[0] if len(self.body) == 1 else b"".join(self.body)
+        self.open, self.begun, self.reads_body, self.body = True, False, False, []
+        self.head_bytes, self.before = 0, b""
+        if self.body_bytes <= SMALL_BODY:
+            self.body_bytes = 0
+        self.last = self.closing or not self.parser.should_keep_alive()
+        self.dispatch(body)
+
+    def dispatch(self, body: bytes) -> None:
+        """Start to answer a complete request."""
+        # It has been answered with 100 by now.
+        self.expect_100_continue = False
+        self.scope["state"]["deadline"] = self.deadline
+        super().on_headers_complete()
+        if self.last:
+            self.cycle.keep_alive = False
+        self.cycle.body, self.cycle.more_body = cast(bytearray, body), False
+        self.cycle.message_event.set()
 
     def on_response_complete(self) -> None:
-        if self.transport.is_closing() or (self.ending_since is not None and not self.pipeline):
-            self.end()
-        # Another request may be waiting behind it.
-        if self.cycle.response_complete:
-            self.request_ended()
-        super().on_response_complete()
+        self.server_state.total_requests += 1
+        self.request_ended()
 
     def request_ended(self) -> None:
-        """Note that no request is being received or answered, but perhaps the head of the next one."""
-        self.request_since = None
-        if self.head_since is None:
-            self.idle_since = self.loop.time()
+        """Go on with the next request."""
+        self.open = False
+        self.body_bytes = 0
+        self.began = self.loop.time()
+        self.deadline = self.began + KEEP_ALIVE_SECONDS
+        if self.refusal:
+            self.refuse(self.refusal)
+        elif self.received or self.ended:
+            self._advance_soon()
+        elif self.held or self.flow.write_paused:
+            self._account()
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self.unsent, self.sent_at = self.transport.get_write_buffer_size(), self.loop.time()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if not self.transport.is_closing():
+            self._advance_soon()
+
+    def _account(self) -> None:
+        """Hold the bytes of the connection in the budget; refuse the request if the budget does not allow it."""
+        # A head in Python's objects takes about twice its bytes.
+        size = len(self.received) + 2 * self.head_bytes + self.body_bytes + self.body_left
+        if size > self.held and not self._may_hold(size):
+            if not self.open:
+                self.refuse(_too_much())
+                return
+            self.refusal, self.received, self.position = _too_much(), b"", 0
+            size = self.body_bytes
+        if self.flow.write_paused:
+            size += self.transport.get_write_buffer_size()
+        if size != self.held:
+            self._hold(size)
+
+    def _may_hold(self, size: int) -> bool:
+        return self.service.budget.allows(size - self.held, size > SMALL_BODY)
+
+    def _hold(self, size: int) -> None:
+        self.service.budget.held += size - self.held
+        self.held = size
 
     def send_400_response(self, msg: str) -> None:
         self.refuse(Problem(400, "http", msg))
 
     def refuse(self, problem: Problem) -> None:
-        """Close the connection with a problem, behind the responses to earlier requests."""
-        if self._is_ending():
+        """Send a problem in place of the response that is due, and close the connection when the client has read it."""
+        if self.lingering or self.transport.is_closing():
             return
-        self.service.refused(problem)
-        self.refusal, self.ending_since = problem, self.loop.time()
-        if not self._drop_incomplete_request():
-            self.end()
+        self._write_refusal(problem)
+        self.lingering = True
+        self.received, self.position, self.body = b"", 0, []
+        self.body_bytes = self.body_left = self.head_bytes = 0
+        self.reads_body = False
+        self.deadline = self.loop.time() + LINGER_SECONDS
+        self._hold(0)
+        if self.closing or self.ended:
+            self.transport.close()
+        else:
+            self.transport.write_eof()
+            self._choose_reading()
 
-    def _drop_incomplete_request(self) -> bool:
-        """Forget a request that has not arrived completely; return True if responses to earlier ones are pending."""
-        if self.responding is None or self.responding.response_complete:
-            return False
-        if not self.cycle.more_body:
-            return True
-        if self.pipeline:
-            self.pipeline.popleft()
-            return True
-        # It is being answered while it arrives.
-        return self.responding.response_started
+    def _refuse_at_once(self, problem: Problem) -> None:
+        self._write_refusal(problem)
+        self.transport.close()
+
+    def _write_refusal(self, problem: Problem) -> None:
+        self.transport.write(self.service.refused(problem, *self._request()))
+
+    def _request(self) -> tuple[str, str, dict[bytes, bytes]]:
+        """Return method, path and headers of the request, as far as they are known."""
+        if not (self.begun and self.url):
+            return "-", "-", {}
+        path = self.url.partition(b"?")[0].decode("latin-1")
+        return self.parser.get_method().decode(), path, dict(self.scope["headers"])
 
     def end(self) -> None:
-        """Send the refusal, if there is one, and close the connection."""
-        if self.ending_since is None:
-            self.ending_since = self.loop.time()
-        self._disconnect()
+        """Close the connection when the response has been written."""
         if not self.transport.is_closing():
-            if self.refusal:
-                self.transport.write(self.refusal.raw())
             self.transport.close()
 
     def sweep(self, now: float) -> None:
         """Close the connection if it has taken too long."""
-        if self.ending_since is not None:
-            unsent, self.unsent = self.unsent, self.transport.get_write_buffer_size()
-            if self.unsent < unsent:
-                # A slow client still reads.
-                self.ending_since = now
-            elif now - self.ending_since > REQUEST_SECONDS:
+        unsent = self.transport.get_write_buffer_size()
+        if unsent:
+            # A slow client still reads.
+            if not self.unsent or unsent < self.unsent:
+                self.sent_at = now
+            elif now - self.sent_at > REQUEST_SECONDS:
                 self.transport.abort()
-        elif self.head_since is not None and now - self.head_since > HEADER_SECONDS:
-            self.refuse(Problem(408, "slow", f"no complete request within {HEADER_SECONDS:g} s"))
-        elif self.request_since is not None and now - self.request_since > REQUEST_SECONDS:
+            self.unsent = unsent
+            return
+        self.unsent = 0
+        if self.held and not self.open:
+            self._account()
+        if now > self.deadline:
             self._time_out()
-        elif self.idle_since is not None and now - self.idle_since > KEEP_ALIVE_SECONDS:
-            self.end()
 
     def _time_out(self) -> None:
-        """Close the connection with a problem in place of the response that is due, if that has not begun."""
-        late = self.responding
-        if late is not None and not late.response_complete:
-            if late.response_started:
+        if self.open:
+            # The application answers earlier, with a problem if need be.
+            if self.deadline + HEADER_SECONDS < self.loop.time():
                 self.transport.abort()
-                return
-            late.scope["state"]["timed_out"] = True
-        problem = Problem(408, "slow", f"the request was not complete within {REQUEST_SECONDS:g} s")
-        self.service.refused(problem)
-        self.refusal = problem
-        self.end()
+        elif self.lingering:
+            self.transport.abort()
+        elif self.reads_body:
+            self.refuse(Problem(408, "slow", f"the request was not complete within {REQUEST_SECONDS:g} s"))
+        elif self.deadline - self.began <= HEADER_SECONDS:
+            self.refuse(Problem(408, "slow", f"no complete request within {HEADER_SECONDS:g} s"))
+        else:
+            self.end()
 
     def shutdown(self) -> None:
         """Close now, or after the request that has begun to arrive."""
         self.closing = True
-        if self.is_idle():
-            super().shutdown()
+        if self.lingering or self.is_idle():
+            self.end()
+        elif self.open and self.cycle is not None and not self.cycle.response_started:
+            self.last = self.cycle.keep_alive = False
 
     def is_idle(self) -> bool:
-        """Return True unless the head of a request has begun to arrive."""
-        return not self.head_begun
+        """Return True unless a request has begun to arrive or is being answered."""
+        return not (self.begun or self.open or self.received)
+
+
+def _connection(protocol: Any) -> Connection:
+    return cast(Connection, protocol)
+
+
+def _too_much() -> Problem:
+    return Problem(503, "busy", "the service holds as many bytes of requests as it may; try again")

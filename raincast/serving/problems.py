@@ -22,7 +22,7 @@ class Problem(Exception):
     def __init__(self, status: int, kind: str, detail: str, **members: Any) -> None:
         super().__init__(detail)
         self.status, self.kind, self.members = status, kind, members
-        self.headers: tuple[tuple[bytes, bytes], ...] = ()
+        self.headers: tuple[tuple[bytes, bytes], ...] = ((b"retry-after", b"1"),) if status == 503 else ()
         self.detail = shorten(detail, LONGEST_DETAIL)
 
     @classmethod
@@ -47,11 +47,3 @@ class Problem(Exception):
         title = HTTPStatus(self.status).phrase
         document = ProblemDocument("about:blank", title, self.status, self.detail, self.kind)
         return msgspec.json.encode(msgspec.to_builtins(document) | self.members | members)
-
-    def raw(self) -> bytes:
-        """Return a complete HTTP response that closes the connection."""
-        body = self.document()
-        return (
-            f"HTTP/1.1 {self.status} {HTTPStatus(self.status).phrase}\r\ncontent-type: {CONTENT_TYPE}\r\n"
-            f"content-length: {len(body)}\r\nretry-after: 1\r\nconnection: close\r\n\r\n"
-        ).encode() + body

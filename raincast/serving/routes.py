@@ -16,12 +16,11 @@ from starlette.routing import Route
 from raincast import __version__
 from raincast.forecasting.model import GRAPH, Model
 from raincast.serving import metrics
-from raincast.serving.forecaster import FORECAST, INVOCATIONS, JSON
+from raincast.serving.forecaster import JSON
 from raincast.serving.messages import Status, Version
 from raincast.serving.problems import Problem
 
 HTML = "text/html; charset=utf-8"
-NOT_POST = ["GET", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE"]
 Respond = Callable[[Request], Awaitable[Response]]
 
 
@@ -49,13 +48,12 @@ def routes(model: Model, counts: metrics.Metrics, draining: Callable[[], bool]) 
         "/docs": _built_once(lambda: _pages().docs().encode(), HTML),
         "/": _built_once(lambda: _pages().home(model).encode(), HTML),
     }
-    return Starlette(
-        routes=[
-            *(Route(path, respond) for path, respond in paths.items()),
-            *(Route(path, _only_post, methods=NOT_POST) for path in (FORECAST, INVOCATIONS)),
-        ],
-        exception_handlers={HTTPException: _refuse},
+    application = Starlette(
+        routes=[Route(path, respond) for path, respond in paths.items()], exception_handlers={HTTPException: _refuse}
     )
+    # A redirect would follow the Host header to anywhere.
+    application.router.redirect_slashes = False
+    return application
 
 
 def _constant(content: bytes) -> Respond:
@@ -102,8 +100,11 @@ def _version(model: Model) -> bytes:
     )
 
 
-async def _only_post(_: Request) -> Response:
-    raise HTTPException(405, headers={"Allow": "POST"})
+def method_not_allowed(allowed: str) -> Problem:
+    """Return the refusal of a method that a path does not have."""
+    problem = Problem(405, "method", "Method Not Allowed")
+    problem.headers = ((b"allow", allowed.encode()),)
+    return problem
 
 
 async def _refuse(_: Request, error: Exception) -> Response:

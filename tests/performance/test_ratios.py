@@ -118,8 +118,8 @@ def test_a_forecast_of_one_record_costs_little_compared_with_starlette(service: 
 def test_the_fast_path_of_one_record_costs_little_compared_with_starlette(service: Service, no_op: Starlette) -> None:
     def on_fast_path() -> ForecastResponse:
         responses: list[ForecastResponse] = []
-        request = FastRequest(FORECAST, HEADERS, lambda response, _: responses.append(response), [BODY])
-        service.fast_path.submit(request)
+        request = FastRequest(FORECAST, HEADERS, BODY, lambda response, _: responses.append(response))
+        assert service.fast_path.takes(request)
         service.fast_path.flush()
         return responses.pop()
 

@@ -1,4 +1,4 @@
-"""The fast path: small requests that arrive together share one call of onnxruntime."""
+"""The fast path: requests of one observation that arrive together share one call of onnxruntime."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def fixture_service(trained: Path, tmp_path: Path) -> Iterator[Service]:
 
 
 def respond_to(service: Service, bodies: list[bytes]) -> list[Response]:
-    """Return the responses to requests that arrive together, in their order."""
+    """Return the responses to requests that arrive together, in their order, without those that it does not take."""
     responses: dict[int, Response] = {}
 
     def respond(number: int) -> Callable[[Response, str], None]:
@@ -37,12 +37,12 @@ def respond_to(service: Service, bodies: list[bytes]) -> list[Response]:
 
     async def submit_all() -> None:
         for number, body in enumerate(bodies):
-            service.fast_path.submit(FastRequest(FORECAST, HEADERS, respond(number), [body]))
+            service.fast_path.takes(FastRequest(FORECAST, HEADERS, body, respond(number)))
         # The loop flushes by itself before it waits.
         await asyncio.sleep(0)
 
     asyncio.run(submit_all())
-    return [responses[number] for number in range(len(bodies))]
+    return [response for _, response in sorted(responses.items())]
 
 
 def test_requests_of_one_observation_share_a_call(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -58,8 +58,8 @@ def test_requests_of_one_observation_share_a_call(service: Service, monkeypatch:
     monkeypatch.setattr(model.Model, "single_row_probabilities", counted)
     responses = respond_to(service, [*bodies[:2], body_of(many(2)), b"{", *bodies[2:]])
     assert calls == [5]
-    assert [response.status for response in responses] == [200, 200, 200, 400, 200, 200, 200]
-    shared_forecasts = [json.loads(response.body)["forecasts"] for response in [*responses[:2], *responses[4:]]]
+    assert [response.status for response in responses] == [200] * 5
+    shared_forecasts = [json.loads(response.body)["forecasts"] for response in responses]
     for forecasts, body in zip(shared_forecasts, separate, strict=True):
         (expected,) = json.loads(body)["forecasts"]
         assert forecasts[0]["probability_of_rain"] == pytest.approx(expected["probability_of_rain"], rel=0, abs=1e-12)

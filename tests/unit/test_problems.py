@@ -13,12 +13,19 @@ import pytest
 
 from raincast.observations.errors import VIOLATIONS_KEPT, FormatError, ObservationError
 from raincast.serving import decoding, problems
+from raincast.serving.forecaster import problem_response
+from raincast.serving.http_protocol import response_bytes
 from raincast.serving.problems import Problem
 
 
 def document_of(problem: Problem) -> dict[str, Any]:
     """Return a problem document as a client decodes it."""
     return cast(dict[str, Any], json.loads(problem.document()))
+
+
+def response_to(problem: Problem) -> bytes:
+    """Return the response to a request that is refused, as it is sent."""
+    return response_bytes(problem_response("/forecast", problem), "id", (b"connection", b"close"))
 
 
 def refused(body: str) -> Problem:
@@ -56,13 +63,13 @@ def test_a_longer_detail_is_shortened_in_the_document_and_in_the_message() -> No
     assert problem.detail.startswith("begin xxx")
     assert problem.detail.endswith("xxx...")
     assert document_of(problem)["detail"] == problem.detail
-    assert len(problem.raw()) < 3_000
+    assert len(response_to(problem)) < 3_000
 
 
 @pytest.mark.parametrize("status", [400, 404, 405, 408, 411, 413, 415, 422, 431, 500, 501, 503, 505])
-def test_the_raw_response_is_complete(status: int) -> None:
+def test_the_response_to_a_refused_request_is_complete(status: int) -> None:
     problem = Problem(status, "kind", "Ein „Problem“ mit é und 🌧", more=[1, 2])
-    connection = SimpleNamespace(makefile=lambda _: io.BytesIO(problem.raw() + b"behind"))
+    connection = SimpleNamespace(makefile=lambda _: io.BytesIO(response_to(problem) + b"behind"))
     response = http.client.HTTPResponse(cast(socket.socket, connection))
     response.begin()
     assert (response.status, response.version) == (status, 11)
@@ -70,7 +77,8 @@ def test_the_raw_response_is_complete(status: int) -> None:
     assert response.getheader("Content-Type") == "application/problem+json"
     assert response.getheader("Connection") == "close"
     assert response.will_close
-    assert str(response.getheader("Retry-After")).isdigit()
+    assert response.getheader("X-Request-Id") == "id"
+    assert (response.getheader("Retry-After") == "1") is (status == 503)
     body = response.read()
     assert int(str(response.getheader("Content-Length"))) == len(body)
     assert body == problem.document()
