@@ -254,6 +254,8 @@ class Connection(HttpToolsProtocol):
         super().on_header(name, value)
         if len(self.headers) > FIELDS:
             self.refuse(Problem(431, "headers", f"the request has more than {FIELDS} header fields"))
+            # The parser stops at an error of a callback.
+            raise httptools.HttpParserCallbackError
 
     def on_headers_complete(self) -> None:
         if self._is_waiting():
@@ -371,7 +373,8 @@ class Connection(HttpToolsProtocol):
             return
         self._write_refusal(problem)
         self.lingering = True
-        self.received, self.position, self.body = b"", 0, []
+        self.received, self.position, self.body, self.headers = b"", 0, [], []
+        self.scope = {}  # type: ignore[typeddict-item]
         self.body_bytes = self.body_left = self.head_bytes = 0
         self.reads_body = False
         self.deadline = self.loop.time() + LINGER_SECONDS
