@@ -114,7 +114,7 @@ class FastConnection(Connection):
         """Start to answer a complete request."""
         path = PATHS.get(self.url)
         if path and len(body) <= SMALL_BODY and self._is_usual():
-            self.fast = FastRequest(path, dict(self.scope["headers"]), body, self._respond)
+            self.fast = FastRequest(path, self.fields, body, self._respond)
             if self.fast_service.fast_path.takes(self.fast):
                 return
             self.fast = None

@@ -17,44 +17,49 @@ PIECE_BYTES = 4_096
 _END = b"\r\n\r\n"
 # RFC 3986, 3.2.2 and 3.2.3: what a host and a port consist of.
 _HOST = re.compile(rb"[\w.~!$&'()*+,;=:%\[\]-]*", re.ASCII)
+_ENCODINGS = frozenset((b"te", b"transfer-encoding"))
 _SINGLE = (b"host", b"content-type", b"content-encoding", b"content-length", b"transfer-encoding")
 
 
-def refusal(version: str, headers: list[tuple[bytes, bytes]]) -> Problem | None:
-    """Return the reason to refuse a request whose head the parser accepts, if there is one."""
+def refusal(version: str, headers: list[tuple[bytes, bytes]], fields: dict[bytes, bytes]) -> Problem | None:
+    """Return the reason to refuse a request whose head the parser accepts, if there is one.
+
+    `fields` are the headers by name.
+    """
+    if len(headers) > FIELDS:
+        return too_many_fields()
     if version not in ("1.0", "1.1"):
         return Problem(505, "http", f"HTTP/{version} is not supported")
-    fields = dict(headers)
-    reason = _wrong_field(version == "1.0", fields, [name for name, _ in headers])
-    if reason:
-        return Problem(400, "http", reason)
-    if fields.get(b"transfer-encoding", b"chunked").strip().lower() != b"chunked":
+    if len(fields) < len(headers):
+        names = [name for name, _ in headers]
+        repeated = [name for name in _SINGLE if names.count(name) > 1]
+        if repeated:
+            return Problem(400, "http", f"the header {repeated[0].decode()} is there more than once")
+    host = fields.get(b"host", None if version == "1.1" else b"")
+    if host is None or not _HOST.fullmatch(host):
+        return Problem(400, "http", f"the header host is {'missing' if host is None else 'not valid'}")
+    return None if _ENCODINGS.isdisjoint(fields) else _wrong_encoding(version, fields)
+
+
+def _wrong_encoding(version: str, fields: dict[bytes, bytes]) -> Problem | None:
+    if b"chunked" in fields.get(b"te", b"").lower():
+        return Problem(400, "http", "the header te must not list chunked")
+    encoding = fields.get(b"transfer-encoding", b"chunked").strip().lower()
+    if encoding != b"chunked":
         return Problem(501, "http", "Transfer-Encoding has to be chunked")
+    if version == "1.0" and b"transfer-encoding" in fields:
+        return Problem(400, "http", "HTTP/1.0 has no Transfer-Encoding")
     return None
 
 
-def _wrong_field(old: bool, fields: dict[bytes, bytes], names: list[bytes]) -> str | None:
-    """Return the reason to refuse the headers of a request, by HTTP/1.0 if `old`."""
-    repeated = [name for name in _SINGLE if names.count(name) > 1] if len(fields) < len(names) else []
-    if repeated:
-        return f"the header {repeated[0].decode()} is there more than once"
-    if b"host" not in fields and not old:
-        return "the header host is missing"
-    if not _HOST.fullmatch(fields.get(b"host", b"")):
-        return "the header host is not valid"
-    if old and b"transfer-encoding" in fields:
-        return "HTTP/1.0 has no Transfer-Encoding"
-    return "the header te must not list chunked" if b"chunked" in fields.get(b"te", b"").lower() else None
+def too_many_fields() -> Problem:
+    """Return the refusal of a request with more than FIELDS header fields."""
+    return Problem(431, "headers", f"the request has more than {FIELDS} header fields")
 
 
 def too_large() -> Problem:
     """Return the refusal of a body that is larger than MAX_BODY."""
     return Problem(413, "too_large", f"the body is larger than {MAX_BODY} bytes")
-
-
-def content_length(headers: list[tuple[bytes, bytes]]) -> int:
-    """Return the length of the body by its header, which the parser has checked, 0 without one."""
-    return next((int(value) for name, value in headers if name == b"content-length"), 0)
 
 
 def end_of_piece(data: bytes, start: int, before: bytes, most: int) -> int:

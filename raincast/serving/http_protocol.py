@@ -18,10 +18,10 @@ from raincast.serving.framing import (
     HEADER_BYTES,
     MAX_BODY,
     PIECE_BYTES,
-    content_length,
     end_of_piece,
     refusal,
     too_large,
+    too_many_fields,
 )
 from raincast.serving.limits import Budget, Turns
 from raincast.serving.problems import Problem
@@ -92,6 +92,7 @@ class Connection(HttpToolsProtocol):
         self.began = self.deadline = 0.0
         # The request: it has begun; its head is complete, and its body is not; it is complete, and its response is not.
         self.begun = self.reads_body = self.open = False
+        self.headers, self.fields = [], {}
         self.head_bytes = self.body_bytes = self.body_left = 0
         self.chunked = False
         self.body: list[bytes] = []
@@ -181,18 +182,20 @@ class Connection(HttpToolsProtocol):
     def advance(self) -> None:
         """Parse received bytes to the end of the next request, or as far as one turn goes."""
         self.advancing = False
-        for _ in range(PIECES_PER_TURN):
-            if self.position == len(self.received) or self._is_waiting():
+        pieces = 0
+        while self.position < len(self.received) and not (self.open or self.lingering or self.flow.write_paused):
+            if pieces == PIECES_PER_TURN:
+                self._advance_soon()
                 break
+            pieces += 1
             self._parse_piece()
-        if self.transport.is_closing() or self.position == len(self.received):
+        if self.position == len(self.received) or self.transport.is_closing():
             self.received, self.position = b"", 0
             if self.ended and not self.open:
                 self.end()
-        elif not self._is_waiting():
-            self._advance_soon()
         self._account()
-        self._choose_reading()
+        if self.received or self.flow.read_paused:
+            self._choose_reading()
 
     def _advance_soon(self) -> None:
         """Call `advance` in the next turn of the event loop."""
@@ -200,27 +203,32 @@ class Connection(HttpToolsProtocol):
             self.advancing = True
             self.loop.call_soon(self.advance)
 
-    def _is_waiting(self) -> bool:
-        return self.open or self.lingering or self.flow.write_paused or self.transport.is_closing()
-
     def _parse_piece(self) -> None:
-        data, start = self.received, self.position
+        data, start, before = self.received, self.position, self.before
         if self.body_left:
             end = min(len(data), start + self.body_left)
         else:
-            end = end_of_piece(data, start, self.before, min(PIECE_BYTES, HEADER_BYTES - self.head_bytes))
-            self.before = (self.before + data[max(start, end - 3) : end])[-3:]
+            end = end_of_piece(data, start, before, min(PIECE_BYTES, HEADER_BYTES - self.head_bytes))
             # A chunk of a body resets it, so that neither chunk extensions nor trailers are without a limit.
             self.head_bytes += end - start
         self.position = end
         try:
-            self.parser.feed_data(data if end - start == len(data) else memoryview(data)[start:end])
+            self.parser.feed_data(data[start:end])
         except httptools.HttpParserUpgrade as upgrade:
             self.position = start + upgrade.args[0]
             self._decline_upgrade()
         except httptools.HttpParserError:
             self._refuse_syntax()
-        if self.head_bytes >= HEADER_BYTES:
+        if self.body_left or self.open:
+            return
+        self.before = (before + data[max(start, end - 3) : end])[-3:]
+        if self.head_bytes >= HEADER_BYTES or len(self.headers) > FIELDS:
+            self._refuse_head()
+
+    def _refuse_head(self) -> None:
+        if len(self.headers) > FIELDS:
+            self.refuse(too_many_fields())
+        else:
             self.refuse(Problem(431, "headers", f"the headers are larger than {HEADER_BYTES} bytes"))
 
     def _decline_upgrade(self) -> None:
@@ -238,6 +246,9 @@ class Connection(HttpToolsProtocol):
             self._refuse_syntax()
 
     def _refuse_syntax(self) -> None:
+        if len(self.headers) > FIELDS:
+            # The error may have arrived with the field that is too many, or behind it.
+            self._refuse_head()
         self.refuse(Problem(400, "http", "Invalid HTTP request received."))
 
     def eof_received(self) -> bool:  # type: ignore[override]
@@ -250,21 +261,15 @@ class Connection(HttpToolsProtocol):
         self.began, self.begun = self.loop.time(), True
         self.deadline = self.began + HEADER_SECONDS
 
-    def on_header(self, name: bytes, value: bytes) -> None:
-        super().on_header(name, value)
-        if len(self.headers) > FIELDS:
-            self.refuse(Problem(431, "headers", f"the request has more than {FIELDS} header fields"))
-            # The parser stops at an error of a callback.
-            raise httptools.HttpParserCallbackError
-
     def on_headers_complete(self) -> None:
-        if self._is_waiting():
+        if self.lingering:
             return
         if self.parser.should_upgrade():
             self.upgrade_offered = True
             return
         self.reads_body, self.head_bytes, self.deadline = True, 0, self.began + REQUEST_SECONDS
-        problem = refusal(self.parser.get_http_version(), self.headers) or self._expect_body()
+        self.fields = dict(self.headers)
+        problem = refusal(self.parser.get_http_version(), self.headers, self.fields) or self._expect_body()
         # The scope has the headers; trailers are not among them.
         self.headers = []
         if problem:
@@ -272,8 +277,8 @@ class Connection(HttpToolsProtocol):
 
     def _expect_body(self) -> Problem | None:
         """Prepare for the body; return the reason to refuse it, if there is one."""
-        self.chunked = any(name == b"transfer-encoding" for name, _ in self.headers)
-        self.body_left = content_length(self.headers)
+        self.chunked = b"transfer-encoding" in self.fields
+        self.body_left = int(self.fields.get(b"content-length", 0))
         if self.body_left > MAX_BODY:
             return too_large()
         if self.body_left > SMALL_BODY and not self._may_hold(self.body_left):
@@ -283,7 +288,7 @@ class Connection(HttpToolsProtocol):
         return None
 
     def on_body(self, body: bytes) -> None:
-        if self._is_waiting():
+        if self.lingering:
             return
         self.body.append(body)
         self.body_bytes += len(body)
@@ -295,7 +300,7 @@ class Connection(HttpToolsProtocol):
             self.refuse(too_large())
 
     def on_message_complete(self) -> None:
-        if self.upgrade_offered or self._is_waiting():
+        if self.upgrade_offered or self.lingering:
             return
         body = self.body[0] if len(self.body) == 1 else b"".join(self.body)
         self.open, self.begun, self.reads_body, self.body = True, False, False, []

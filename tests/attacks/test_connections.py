@@ -149,7 +149,7 @@ def test_a_body_is_never_a_request(data: bytes, size: int, server: Server) -> No
         for start in range(0, len(data), size):
             client.send(data[start : start + size])
         client.socket.shutdown(socket.SHUT_WR)
-        statuses = []
+        statuses: list[int] = []
         while not statuses or statuses[-1] == 200:
             statuses.append(client.reply().status)
         assert client.is_closed()
