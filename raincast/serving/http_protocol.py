@@ -92,7 +92,8 @@ class Connection(HttpToolsProtocol):
         self.began = self.deadline = 0.0
         # The request: it has begun; its head is complete, and its body is not; it is complete, and its response is not.
         self.begun = self.reads_body = self.open = False
-        self.headers, self.fields = [], {}
+        self.headers = []
+        self.fields: dict[bytes, bytes] = {}
         self.head_bytes = self.body_bytes = self.body_left = 0
         self.chunked = False
         self.body: list[bytes] = []
