@@ -90,20 +90,20 @@ class Connection(HttpToolsProtocol):
         self.advancing = self.waits_for_turn = False
         # The time at which the request began, or the wait for it, and the time at which it is late.
         self.began = self.deadline = 0.0
-        # The request: it has begun; its head is complete, and its body is not; it is complete, and its response is not.
+        # The request: it has begun and has no response; its head is complete, and its body is not; it is complete.
         self.begun = self.reads_body = self.open = False
         self.headers = []
         self.fields: dict[bytes, bytes] = {}
         self.head_bytes = self.body_bytes = self.body_left = 0
         self.chunked = False
-        self.body: list[bytes] = []
+        self.body: bytes | bytearray = b""
         # The parser reads no body after an offer to upgrade; the request is parsed again without the offer.
         self.upgrade_offered = False
         # The refusal that is due behind the response, and that a refusal was written.
         self.refusal: Problem | None = None
         self.lingering = False
-        # The response closes the connection; the service stops; the client has stopped sending.
-        self.last = self.closing = self.ended = False
+        # The response closes the connection; the service stops; the client has stopped sending; it has a response.
+        self.last = self.closing = self.ended = self.answered = False
         self.held = self.discarded = 0
         self.unsent, self.sent_at = 0, 0.0
 
@@ -143,7 +143,7 @@ class Connection(HttpToolsProtocol):
         if self.reads_body:
             self.service.abandoned(*self._request())
         super().connection_lost(exc)
-        self.received, self.position, self.body = b"", 0, []
+        self.received, self.position, self.body = b"", 0, b""
         self.open = self.reads_body = False
         # Without a reference to its request, a connection is freed at once.
         self.cycle = None  # type: ignore[assignment]
@@ -291,7 +291,12 @@ class Connection(HttpToolsProtocol):
     def on_body(self, body: bytes) -> None:
         if self.lingering:
             return
-        self.body.append(body)
+        if self.body:
+            # Not a list: pieces may be as small as a byte.
+            self.body = self.body if isinstance(self.body, bytearray) else bytearray(self.body)
+            self.body += body
+        else:
+            self.body = body
         self.body_bytes += len(body)
         if not self.chunked:
             self.body_left -= len(body)
@@ -303,8 +308,8 @@ class Connection(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         if self.upgrade_offered or self.lingering:
             return
-        body = self.body[0] if len(self.body) == 1 else b"".join(self.body)
-        self.open, self.begun, self.reads_body, self.body = True, False, False, []
+        body = bytes(self.body)
+        self.open, self.reads_body, self.body = True, False, b""
         self.head_bytes, self.before = 0, b""
         if self.body_bytes <= SMALL_BODY:
             self.body_bytes = 0
@@ -328,8 +333,11 @@ class Connection(HttpToolsProtocol):
 
     def request_ended(self) -> None:
         """Go on with the next request."""
-        self.open = False
+        self.open, self.begun, self.answered = False, False, True
         self.body_bytes = 0
+        # An idle connection keeps nothing of its last request.
+        self.cycle = None  # type: ignore[assignment]
+        self.scope, self.fields = {}, {}  # type: ignore[typeddict-item]
         self.began = self.loop.time()
         self.deadline = self.began + KEEP_ALIVE_SECONDS
         if self.refusal:
@@ -356,8 +364,9 @@ class Connection(HttpToolsProtocol):
             if not self.open:
                 self.refuse(_too_much())
                 return
-            self.refusal, self.received, self.position = _too_much(), b"", 0
-            size = self.body_bytes
+            if self.received:
+                self.refusal, self.received, self.position = _too_much(), b"", 0
+                size = self.body_bytes
         if self.flow.write_paused:
             size += self.transport.get_write_buffer_size()
         if size != self.held:
@@ -379,10 +388,10 @@ class Connection(HttpToolsProtocol):
             return
         self._write_refusal(problem)
         self.lingering = True
-        self.received, self.position, self.body, self.headers = b"", 0, [], []
+        self.received, self.position, self.body, self.headers = b"", 0, b"", []
         self.scope = {}  # type: ignore[typeddict-item]
         self.body_bytes = self.body_left = self.head_bytes = 0
-        self.reads_body = False
+        self.open = self.reads_body = False
         self.deadline = self.loop.time() + LINGER_SECONDS
         self._hold(0)
         if self.closing or self.ended:
@@ -436,7 +445,7 @@ class Connection(HttpToolsProtocol):
             self.transport.abort()
         elif self.reads_body:
             self.refuse(Problem(408, "slow", f"the request was not complete within {REQUEST_SECONDS:g} s"))
-        elif self.deadline - self.began <= HEADER_SECONDS:
+        elif self.begun or not self.answered:
             self.refuse(Problem(408, "slow", f"no complete request within {HEADER_SECONDS:g} s"))
         else:
             self.end()
@@ -451,7 +460,7 @@ class Connection(HttpToolsProtocol):
 
     def is_idle(self) -> bool:
         """Return True unless a request has begun to arrive or is being answered."""
-        return not (self.begun or self.open or self.received)
+        return not (self.begun or self.received)
 
 
 def _connection(protocol: Any) -> Connection:
