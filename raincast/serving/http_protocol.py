@@ -114,6 +114,9 @@ class Connection(HttpToolsProtocol):
         super().connection_made(transport)
         if full:
             self._refuse_at_once(Problem(503, "busy", f"{self.limit} connections are open, which is the limit"))
+        else:
+            # Thousands that come at once read in turn.
+            self._wait_for_turn()
 
     def _close_idle(self) -> bool:
         """Close the connections that have waited longest for a request; return False if there are none."""
@@ -157,9 +160,12 @@ class Connection(HttpToolsProtocol):
             self.position = 0
             self.advance()
         if len(data) >= LARGE_READ and not self.waits_for_turn:
-            self.waits_for_turn = True
-            self.service.turns.wait(self)
-            self._choose_reading()
+            self._wait_for_turn()
+
+    def _wait_for_turn(self) -> None:
+        self.waits_for_turn = True
+        self.service.turns.wait(self)
+        self._choose_reading()
 
     def _discard(self, data: bytes) -> None:
         self.discarded += len(data)
