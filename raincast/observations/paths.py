@@ -77,6 +77,10 @@ def _matches(pattern: str) -> Iterator[Path]:
             if os.path.isdir(parent):
                 os.scandir(parent).close()
             break
+    recursive = Path(pattern).name == "**"
     for match in glob.iglob(pattern, recursive=True):
-        if stat.S_ISREG(os.stat(match).st_mode):
+        mode = os.stat(match).st_mode
+        if stat.S_ISREG(mode):
             yield Path(match)
+        elif recursive and stat.S_ISDIR(mode):
+            os.scandir(match).close()

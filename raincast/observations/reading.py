@@ -286,7 +286,7 @@ def _zip_member(name: str, seekable: IO[bytes]) -> Iterator[IO[bytes]]:
     with ExitStack() as stack:
         with _zip_errors():
             archive = stack.enter_context(zipfile.ZipFile(cast(IO[bytes], _ZipBytes(seekable))))
-        members = [member for member in archive.infolist() if not member.is_dir()]
+        members = [member for member in archive.infolist() if not member.filename.endswith("/")]
         if len(members) != 1:
             raise ObservationError(f"{name}: {len(members)} files in the zip archive, one is expected")
         if members[0].flag_bits & 1 or members[0].compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
