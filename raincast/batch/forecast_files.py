@@ -46,7 +46,7 @@ from raincast.observations.table import Table, duplicates, take
 FORECAST_BLOCK_ROWS, CONTEXT_MULTIPLE = 8_192, 2
 # Maximum rows of a block with its context, which are in memory. Some blocks are in memory at the same time if all are
 # smaller than LARGE_BLOCK_ROWS, to which their forecasts are reduced if possible.
-MOST_BLOCK_ROWS, LARGE_BLOCK_ROWS = 150_000, 40_000
+MOST_BLOCK_ROWS, LARGE_BLOCK_ROWS = 130_000, 40_000
 _DIRECTIONS = np.array([*DIRECTIONS, ""])
 
 

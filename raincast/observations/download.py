@@ -85,12 +85,12 @@ class _Download(threading.Thread):
         except (ObservationError, temporary.TemporaryError) as error:
             self.error = error
         except urllib.error.HTTPError as error:
-            reason = f"{error.code} {http.client.responses.get(error.code, '')}".rstrip()
+            status = f"{error.code} {http.client.responses.get(error.code, '')}".rstrip()
             if 300 <= error.code < 400:
-                reason += ", redirected too often or to an address that is not http(s)"
-            self.error = self._refusal(reason)
+                status += ", redirected too often or to an address that is not http(s)"
+            self.error = self._refusal(status)
         except (OSError, http.client.HTTPException) as error:
-            reason = getattr(error, "reason", error)
+            reason: object = getattr(error, "reason", error)
             # Messages of other errors may repeat the URL.
             self.error = self._refusal(str(reason) if isinstance(reason, OSError) else "no valid response to the URL")
         except ValueError:

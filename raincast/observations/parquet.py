@@ -9,8 +9,8 @@ from typing import Any
 
 from raincast.observations.database import connect
 from raincast.observations.errors import ObservationError, shorten
-from raincast.observations.formats import LONGEST_VALUE, MOST_COLUMNS, WANTED, Block, Blocks
-from raincast.observations.parsing import check_header
+from raincast.observations.formats import WANTED, Block, Blocks
+from raincast.observations.parsing import LONGEST_VALUE, MOST_COLUMNS, check_header
 
 # Text values take about 60 bytes each in Python.
 BLOCK_ROWS = 10_000
@@ -90,7 +90,8 @@ def _as_text(name: str, column: str, kind: str) -> str:
         raise ObservationError(f"{name}: the values of column {column} are nested ({shorten(kind)})")
     text = f'"{column}"::VARCHAR'
     if kind == "BLOB":
-        text = f"CASE WHEN octet_length(\"{column}\") > {LONGEST_VALUE} THEN repeat('.', {LONGEST_VALUE + 1}) ELSE {text} END"
+        overlong = f"repeat('.', {LONGEST_VALUE + 1})"
+        text = f'CASE WHEN octet_length("{column}") > {LONGEST_VALUE} THEN {overlong} ELSE {text} END'
     return f'{cut_sql(text)} AS "{column}"'
 
 

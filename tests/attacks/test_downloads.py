@@ -31,7 +31,7 @@ class Hostile(BaseHTTPRequestHandler):
 
     seen: list[tuple[str, str | None]] = []
 
-    def do_GET(self) -> None:
+    def do_GET(self) -> None:  # pylint: disable=invalid-name
         """Answer."""
         path = self.path.partition("?")[0]
         self.seen.append((path, self.headers["Authorization"]))
@@ -64,7 +64,7 @@ class Hostile(BaseHTTPRequestHandler):
 
     def target(self, path: str) -> str:
         """Return where a path is redirected to."""
-        host = f"http://localhost:{self.server.server_address[1]}"
+        host = f"http://localhost:{self.connection.getsockname()[1]}"
         return {
             "/to-file": "file:///etc/passwd?token=redirected",
             "/to-ftp": "ftp://127.0.0.1/x?token=redirected",

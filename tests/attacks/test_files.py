@@ -42,6 +42,7 @@ def measured(*arguments: object, stdin: bytes = b"", **env: str) -> tuple[int, i
     with tempfile.TemporaryFile() as errors, tempfile.TemporaryFile() as sent:
         sent.write(stdin)
         sent.seek(0)
+        # pylint: disable-next=consider-using-with,subprocess-popen-preexec-fn
         process = subprocess.Popen(
             call,
             stdin=sent,
@@ -277,12 +278,20 @@ def fixture_folder(tmp_path: Path) -> Path:
     return folder
 
 
+def link_to_folder(path: Path) -> None:
+    """Make a path a link to its folder."""
+    path.symlink_to(path.parent)
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
         (lambda path: path.symlink_to("nowhere"), "No such file or directory"),
         (lambda path: path.symlink_to(path), "Too many levels of symbolic links"),
-        (lambda path: path.symlink_to(path.parent), "a link to a folder, which is not followed"),
+        (
+            link_to_folder,
+            "a link to a folder, which is not followed",
+        ),
         (os.mkfifo, "not a file"),
     ],
     ids=["dangling link", "loop", "link to a folder", "pipe"],
@@ -336,7 +345,8 @@ def test_an_output_that_is_an_input_is_refused(
     (folder / "link.csv").symlink_to(folder / "a.csv")
     (folder / "hard.csv").hardlink_to(folder / "a.csv")
     given_input = argument if argument == "-" else tmp_path / argument
-    call = [sys.executable, ROOT / "prediction.py", given_input, "-o", folder / name, "--model", trained]
+    call = [sys.executable, str(ROOT / "prediction.py"), str(given_input), "-o", str(folder / name)]
+    call += ["--model", str(trained)]
     with (folder / "a.csv").open("rb") as stdin:
         completed = subprocess.run(call, stdin=stdin, capture_output=True, check=False)
     assert completed.returncode == 2
