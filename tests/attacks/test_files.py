@@ -287,7 +287,7 @@ def link_to_folder(path: Path) -> None:
     ("make", "message"),
     [
         (lambda path: path.symlink_to("nowhere"), "No such file or directory"),
-        (lambda path: path.symlink_to(path), "Too many levels of symbolic links"),
+        (lambda path: path.symlink_to(path), "Too many levels of symbolic links"),  # pylint: disable=unnecessary-lambda
         (
             link_to_folder,
             "a link to a folder, which is not followed",
