@@ -30,7 +30,7 @@ from raincast import __version__, cli
 from raincast.atomic import replace_file
 from raincast.batch import shards
 from raincast.forecasting import forecast, model, writing
-from raincast.observations import reading
+from raincast.observations import paths, reading
 
 SAMPLE = Path(__file__).resolve().parent / "data" / "sample.csv"
 FORMAT_OF_SUFFIX: dict[str, writing.OutputFormat] = {
@@ -113,10 +113,16 @@ def serve(given: argparse.Namespace) -> None:
 
 def output_format(given: argparse.Namespace) -> writing.OutputFormat:
     """Return the output format: --format, else by the suffix of --output. Raises CallError."""
-    if given.output is not None and not Path(given.output).resolve().parent.is_dir():
-        raise cli.CallError(f"{given.output}: there is no such folder")
-    if given.output is not None and Path(given.output).is_dir():
-        raise cli.CallError(f"{given.output}: is a folder, not a file")
+    if given.output is not None:
+        try:
+            if not Path(given.output).resolve().parent.is_dir():
+                raise cli.CallError(f"{given.output}: there is no such folder")
+            if Path(given.output).is_dir():
+                raise cli.CallError(f"{given.output}: is a folder, not a file")
+        except (OSError, RuntimeError) as error:
+            # A loop of links is a RuntimeError.
+            reason = error.strerror if isinstance(error, OSError) else "a loop of links"
+            raise cli.CallError(f"{given.output}: cannot be written: {reason}") from error
     if given.format:
         if given.format not in writing.OUTPUT_FORMATS:
             raise cli.CallError(f"RAINCAST_FORMAT: {given.format!r} is none of {' '.join(writing.OUTPUT_FORMATS)}")
@@ -130,12 +136,27 @@ def output_format(given: argparse.Namespace) -> writing.OutputFormat:
     return "csv" if given.input == reading.STDIN else "table"
 
 
+def check_output(path: Path, given: argparse.Namespace, inputs: list[reading.Input]) -> None:
+    """Raise CallError if the output would replace an input or a file of the model."""
+    if path.resolve().is_relative_to(given.model.resolve()):
+        raise cli.CallError(f"{path}: is in the model directory, choose another output")
+    files: list[Path | int] = [file for file, _ in inputs if isinstance(file, Path)]
+    if given.input == reading.STDIN:
+        files = [sys.stdin.fileno()]
+    if path.is_file() and any(paths.same_file(path, file) for file in files):
+        raise cli.CallError(f"{path}: is also an input, choose another output")
+
+
 def predict(given: argparse.Namespace) -> None:
     """Read observations, forecast and write the forecasts."""
     chosen_format = output_format(given)
     path = Path(given.output) if given.output is not None else None
+    if path is not None and given.shard != shards.WHOLE and (path.is_file() or not path.exists()):
+        path = given.shard.of(path)
     loaded = model.load(given.model)
     with reading.inputs(given.input) as inputs:
+        if path is not None:
+            check_output(path, given, inputs)
         (first, name), *others = inputs
         if given.shard == shards.WHOLE and not others and reading.is_small(first):
             content = writing.render(forecast.forecast(loaded, reading.read(first, name=name)), chosen_format)
@@ -145,8 +166,6 @@ def predict(given: argparse.Namespace) -> None:
         # Imported here, since the import would double the time of a small file.
         from raincast.batch.forecast_files import forecast_files  # pylint: disable=import-outside-toplevel
 
-        if path is not None and given.shard != shards.WHOLE and (path.is_file() or not path.exists()):
-            path = given.shard.of(path)
         forecast_files(loaded, inputs, partial(output, path), chosen_format, given.shard)
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from raincast.atomic import TargetError
 from raincast.forecasting.model import ModelError
-from raincast.observations.errors import ObservationError
+from raincast.observations.errors import ObservationError, printable
 
 DONE, FAILED, WRONG_INPUT, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
 
@@ -95,5 +95,5 @@ def _print(name: str, message: object, code: int = DONE) -> int:
     # If standard error is closed, print would write into the forecasts on standard output.
     if sys.stderr is not None:
         with contextlib.suppress(OSError):
-            print(f"{name}: {message}", file=sys.stderr, flush=True)
+            print(printable(f"{name}: {message}"), file=sys.stderr, flush=True)
     return code

@@ -6,7 +6,6 @@ grow with the number of rows are on disk, in a folder of TMPDIR that is removed 
 
 from __future__ import annotations
 
-import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,27 +13,40 @@ from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NoReturn
 
 import duckdb
 import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from raincast import temporary
 from raincast.batch.shards import WHOLE, Shard
-from raincast.batch.staging import NOT_A_DAY, THREADS, Staged
+from raincast.batch.staging import NOT_A_DAY, Staged
 from raincast.features.build import feature_matrix, unknown_stations
 from raincast.features.history import HISTORY_DAYS
 from raincast.forecasting.forecast import forecast_table
 from raincast.forecasting.model import Model
 from raincast.forecasting.writing import OutputFormat, forecast_writer
 from raincast.observations.columns import COLUMNS, DIRECTIONS
-from raincast.observations.errors import Duplicate, ObservationWarning, shorten, violation_error
+from raincast.observations.database import THREADS
+from raincast.observations.errors import (
+    VIOLATIONS_KEPT,
+    Duplicate,
+    ObservationError,
+    ObservationWarning,
+    printable,
+    shorten,
+    violation_error,
+)
 from raincast.observations.formats import READ_BLOCK_ROWS
 from raincast.observations.table import Table, duplicates, take
 
 # Minimum rows of a block, and minimum size of a block relative to its context, which is computed again.
 FORECAST_BLOCK_ROWS, CONTEXT_MULTIPLE = 8_192, 2
+# Maximum rows of a block with its context, which are in memory. Some blocks are in memory at the same time if all are
+# smaller than LARGE_BLOCK_ROWS, to which their forecasts are reduced if possible.
+MOST_BLOCK_ROWS, LARGE_BLOCK_ROWS = 130_000, 40_000
 _DIRECTIONS = np.array([*DIRECTIONS, ""])
 
 
@@ -60,10 +72,10 @@ def forecast_files(
     output when all forecasts are done. Raises ObservationError; OSError if TMPDIR is full.
     """
     progress = tqdm(unit=" rows", unit_scale=True, disable=None, leave=False, bar_format="{desc}")
-    with progress, tempfile.TemporaryDirectory(prefix="raincast-") as folder, _disk_errors(folder), _interrupts():
-        with closing(Staged(Path(folder))) as staged:
+    with progress, temporary.folder() as folder, _disk_errors(folder), _interrupts():
+        with closing(Staged(folder)) as staged:
             for path, name in inputs:
-                progress.set_description_str(f"reading {name} ...")
+                progress.set_description_str(printable(f"reading {name} ..."))
                 staged.add(path, name)
             progress.set_description_str("sorting ...")
             staged.sort()
@@ -92,7 +104,7 @@ def _interrupts() -> Iterator[None]:
 
 
 @contextmanager
-def _disk_errors(folder: str) -> Iterator[None]:
+def _disk_errors(folder: Path) -> Iterator[None]:
     try:
         yield
     except (duckdb.OutOfMemoryException, duckdb.IOException, duckdb.FatalException) as error:
@@ -108,13 +120,21 @@ def blocks_of(staged: Staged, shard: Shard) -> Iterator[DayBlock]:
     day, rows = np.asarray(counted["day"]).astype(np.int64), np.asarray(counted["rows"]).astype(np.int64)
     start = np.concatenate([[0], np.cumsum(rows)])
     dated = int(start[-1])
+    if rows.size and rows.max() > len(staged.stations):
+        _raise_duplicates(staged)
     low, high = shard.share(dated)
     first, last = np.searchsorted(start[:-1], [low, high])
     context = start[np.searchsorted(day, day - HISTORY_DAYS)]
     i = int(first)
     while i < last:
-        least = start[i] + max(FORECAST_BLOCK_ROWS, CONTEXT_MULTIPLE * (start[i] - context[i]))
+        known = start[i] - context[i]
+        least = start[i] + max(FORECAST_BLOCK_ROWS, min(CONTEXT_MULTIPLE * known, LARGE_BLOCK_ROWS - known))
         end = min(int(last), max(i + 1, int(np.searchsorted(start, least))))
+        if start[end] - context[i] > MOST_BLOCK_ROWS:
+            raise ObservationError(
+                f"{staged.files[-1].name}: {start[end] - context[i]} observations in {HISTORY_DAYS} days, at most"
+                f" {MOST_BLOCK_ROWS} are forecast"
+            )
         yield DayBlock(int(context[i]), int(start[i]), int(start[end]))
         i = end
     low, high = (dated + part for part in shard.share(staged.rows - dated))
@@ -148,9 +168,10 @@ def _forecast(model: Model, staged: Staged, blocks: Sequence[DayBlock], progress
         }
 
     insert = f"INSERT INTO forecasts SELECT number, nullif(day, {NOT_A_DAY}), station, probability FROM block"
+    large = any(block.end - block.context > LARGE_BLOCK_ROWS for block in blocks)
     with ThreadPoolExecutor(THREADS) as pool:
         waiting = iter(blocks)
-        running = [pool.submit(forecast_block, block) for block in islice(waiting, THREADS + 1)]
+        running = [pool.submit(forecast_block, block) for block in islice(waiting, 1 if large else THREADS + 1)]
         try:
             while running:
                 forecasts = running.pop(0).result()
@@ -183,26 +204,33 @@ def _days(table: Table) -> NDArray[np.int64]:
 
 def _refuse_duplicates(staged: Staged, table: Table, number: NDArray[np.int64]) -> None:
     """Raise ObservationError if a station has two observations on a day, in one file or two."""
-    if not duplicates(table, number):
-        return
-    # The first duplicate of all rows may be in another block.
+    if duplicates(table, number):
+        # The first duplicate of all rows may be in another block.
+        _raise_duplicates(staged)
+
+
+def _raise_duplicates(staged: Staged) -> NoReturn:
+    """Raise ObservationError with the duplicates of the first file that has any."""
     with staged.database.cursor() as database:
+        database.execute(
+            'CREATE TEMP TABLE duplicates AS SELECT number, earlier, "Date", "Location" FROM (SELECT number, "Date",'
+            ' "Location", lag(number) OVER (PARTITION BY "Date", "Location" ORDER BY number) AS earlier FROM ordered'
+            ' WHERE "Date" IS NOT NULL) WHERE earlier IS NOT NULL'
+        )
+        ((first,),) = database.execute("SELECT min(number) FROM duplicates").fetchall()
+        name, _ = staged.place(first)
+        end = min((file.first for file in staged.files if file.first > first), default=staged.rows)
+        ((count,),) = database.execute("SELECT count(*) FROM duplicates WHERE number < ?", [end]).fetchall()
         rows = database.execute(
-            'SELECT number, earlier, "Date", "Location" FROM (SELECT number, "Date", "Location", lag(number) OVER'
-            ' (PARTITION BY "Date", "Location" ORDER BY number) AS earlier FROM ordered WHERE "Date" IS NOT NULL)'
-            " WHERE earlier IS NOT NULL ORDER BY number"
+            "SELECT * FROM duplicates WHERE number < ? ORDER BY number LIMIT ?", [end, VIOLATIONS_KEPT]
         ).fetchall()
-    places = [
-        (staged.place(later), staged.place(earlier), f"{staged.stations[station]} on {np.datetime64(day, 'D')}")
-        for later, earlier, day, station in rows
-    ]
-    name = places[0][0][0]
-    violations = [
-        Duplicate(row, "Date", station_day, str(earlier_row) if other == name else f"{earlier_row} of {other}")
-        for (file, row), (other, earlier_row), station_day in places
-        if file == name
-    ]
-    raise violation_error(name, violations, len(violations))
+    violations = []
+    for later, earlier, day, station in rows:
+        other, earlier_row = staged.place(earlier)
+        station_day = f"{staged.stations[station]} on {np.datetime64(day, 'D')}"
+        before = str(earlier_row) if other == name else f"{earlier_row} of {other}"
+        violations.append(Duplicate(staged.place(later)[1], "Date", station_day, before))
+    raise violation_error(name, violations, count)
 
 
 def _write(model: Model, staged: Staged, out: IO[bytes], output_format: OutputFormat) -> None:

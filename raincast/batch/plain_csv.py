@@ -13,6 +13,7 @@ from raincast.observations import reading
 from raincast.observations.columns import COLUMNS
 from raincast.observations.errors import ObservationWarning
 from raincast.observations.formats import LONGEST_LINE, csv_blocks
+from raincast.observations.parquet import cut_sql
 from raincast.observations.parsing import check_header
 
 _NAMES = {column.name for column in COLUMNS}
@@ -58,7 +59,7 @@ def insert_plain_csv(database: duckdb.DuckDBPyConnection, path: Path, name: str)
 
 def _insert_statement(header: list[str], compression: str) -> str:
     """Return SQL that inserts the file at its parameter into `text`."""
-    selected = {f'"{column}"': f"c{i}" for i, column in enumerate(header) if column in _NAMES}
+    selected = {f'"{column}"': cut_sql(f"c{i}") for i, column in enumerate(header) if column in _NAMES}
     columns = ", ".join(f"'c{i}': 'VARCHAR'" for i in range(len(header)))
     return (
         f"INSERT INTO text ({', '.join(selected)}) SELECT {', '.join(selected.values())} FROM read_csv(?,"

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from raincast.batch.plain_csv import insert_plain_csv
 from raincast.observations import parquet, reading
 from raincast.observations.columns import COLUMNS, DIRECTIONS, Column
+from raincast.observations.database import connect
 from raincast.observations.errors import (
     VIOLATIONS_KEPT,
     ObservationError,
@@ -28,11 +29,10 @@ from raincast.observations.errors import (
     violation_error,
 )
 from raincast.observations.formats import READ_BLOCK_ROWS
-from raincast.observations.parsing import MISSING, check_header, parser_for
+from raincast.observations.parsing import LONGEST_VALUE, MISSING, check_header, parser_for
 
-THREADS = 2
-# Memory limit of duckdb, which keeps the rest on disk.
-MEMORY = "128MB"
+# More are no record of stations but an error or an attack; their names are held in memory.
+MOST_STATIONS = 100_000
 # numpy's NaT as a number of days since 1970-01-01.
 NOT_A_DAY = int(np.datetime64("NaT", "D").astype(np.int64))
 _NAMES = {column.name for column in COLUMNS}
@@ -54,12 +54,7 @@ class Staged:
     """
 
     def __init__(self, folder: Path) -> None:
-        settings: dict[str, Any] = {
-            "memory_limit": MEMORY,
-            "threads": THREADS,
-            "temp_directory": str(folder / "spilled"),
-        }
-        self.database = duckdb.connect(folder / "rows.duckdb", config=settings)
+        self.database: duckdb.DuckDBPyConnection = connect(folder / "rows.duckdb", folder / "spilled")
         self.database.execute(f"CREATE TABLE text ({', '.join(f'{_quoted(c.name)} VARCHAR' for c in COLUMNS)})")
         self.files: list[StagedFile] = []
         self.stations: list[str] = []
@@ -152,6 +147,9 @@ class Staged:
             any_invalid |= bool(invalid.any())
             block = {"text": np.array(distinct, object), "value": self._coded(column, values), "invalid": invalid}
             self.insert(f"INSERT INTO {table} SELECT text, nullif(value, {NOT_A_DAY}), invalid FROM block", block)
+            # Each text is there once.
+            parser.clear()
+            parser.invalid.clear()
         if column.kind == "number" and not any_invalid:
             # Python parses some numbers that duckdb does not, such as those in digits of other scripts.
             self.database.execute(f"UPDATE text SET {name} = value::VARCHAR FROM {table} WHERE {name} = {table}.text")
@@ -167,6 +165,8 @@ class Staged:
         if column.kind == "station":
             ids = {station: i for i, station in enumerate(self.stations)}
             codes = [ids.setdefault(value, len(ids)) for value in values]
+            if len(ids) > MOST_STATIONS:
+                raise ObservationError(f"{self.files[-1].name}: more than {MOST_STATIONS} different stations")
             self.stations = list(ids)
             return np.array(codes, np.int32)
         if column.kind == "direction":
@@ -220,7 +220,8 @@ class Staged:
 
 
 def _storable(text: str) -> str:
-    """Return a text that duckdb can store: lone surrogates become U+FFFF, which is not printable either."""
+    """Return a text that duckdb can store: overlong ones cut, lone surrogates as U+FFFF, both of which stay invalid."""
+    text = text if len(text) <= LONGEST_VALUE else text[:LONGEST_VALUE] + "..."
     return text if text.isascii() else re.sub("[\ud800-\udfff]", "\uffff", text)
 
 

@@ -6,15 +6,15 @@ import csv
 import io
 import json
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
 from typing import IO, Any, Literal
 
 import numpy as np
 
+from raincast import temporary
 from raincast.forecasting.forecast import FORECAST_COLUMNS
+from raincast.observations.database import connect
 from raincast.observations.table import Table
 
 OutputFormat = Literal["table", "csv", "json", "parquet"]
@@ -87,14 +87,11 @@ def _text_lines(forecasts: Table, width: int) -> bytes:
 
 @contextmanager
 def _parquet_writer(out: IO[bytes], database: Any) -> Iterator[WriteTable]:
-    # Imported for Parquet only: it doubles the start-up time.
-    import duckdb  # pylint: disable=import-outside-toplevel
-
     date, location, probability, rain = FORECAST_COLUMNS
     with ExitStack() as stack:
-        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="raincast-"))
+        folder = stack.enter_context(temporary.folder())
         if database is None:
-            database = stack.enter_context(duckdb.connect())
+            database = stack.enter_context(connect())
         database.execute(
             f"CREATE TABLE parquet ({date} DATE, {location} VARCHAR, {probability} DOUBLE, {rain} VARCHAR)"
         )
@@ -110,7 +107,7 @@ def _parquet_writer(out: IO[bytes], database: Any) -> Iterator[WriteTable]:
             database.unregister("block")
 
         yield write
-        path = Path(folder) / "forecasts.parquet"
+        path = folder / "forecasts.parquet"
         database.execute(f"COPY parquet TO '{path}' (FORMAT parquet)")
         with path.open("rb") as file:
             shutil.copyfileobj(file, out)

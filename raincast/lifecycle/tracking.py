@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import metadata
@@ -21,6 +20,7 @@ from mlflow.types.schema import AnyType
 from sklearn.pipeline import Pipeline
 from sqlalchemy.exc import SQLAlchemyError
 
+from raincast import temporary
 from raincast.features.build import build_features
 from raincast.forecasting import model
 from raincast.observations import stations
@@ -143,8 +143,8 @@ def _log_graph(directory: Path, example: np.ndarray[Any, np.dtype[np.float64]]) 
 @contextmanager
 def _code() -> Iterator[list[str]]:
     """Yield the code paths of the logged pipeline: the package, and the stations in the place where it reads them."""
-    with tempfile.TemporaryDirectory(prefix="raincast-") as folder:
-        data = Path(folder) / "data"
+    with temporary.folder() as folder:
+        data = folder / "data"
         data.mkdir()
         (data / stations.PATH.name).write_bytes(stations.PATH.read_bytes())
         yield [str(PACKAGE), str(data)]

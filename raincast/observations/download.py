@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import http.client
-import shutil
-import tempfile
+import threading
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import unquote, urlsplit, urlunsplit
 
-from raincast import __version__
+from raincast import __version__, temporary
 from raincast.observations.errors import ObservationError
 from raincast.observations.reading import readable, unpacked
 
 USER_AGENT = f"raincast/{__version__}"
-TIMEOUT_SECONDS = 60.0
+# Limit of the silence of a server, and of a complete download.
+TIMEOUT_SECONDS, LONGEST_SECONDS = 60.0, 900.0
+LARGEST_BYTES = 1_000_000_000
+CHUNK_BYTES = 65_536
 
 
 def without_secrets(path_or_url: str) -> str:
@@ -28,36 +31,125 @@ def without_secrets(path_or_url: str) -> str:
         return path_or_url
     try:
         parts = urlsplit(path_or_url)
+        # An unescaped character in a password moves a part of it to the port or path.
+        malformed = parts.port is None and parts.netloc.rpartition("@")[2].endswith(":")
+        malformed |= "@" in parts.path + parts.query + parts.fragment and "@" not in parts.netloc
     except ValueError:
+        malformed = True
+    if malformed:
         return "the URL"
     return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
 
 
 @contextmanager
 def local_copy(path_or_url: str) -> Iterator[Path]:
-    """Yield a path, for an http(s) URL that of a temporary download. Raises ObservationError."""
+    """Yield a path, for an http(s) URL that of a temporary download.
+
+    Raises ObservationError, whose message holds no secrets; OSError if TMPDIR is full.
+    """
     if "://" not in path_or_url:
         yield Path(path_or_url)
         return
     name = without_secrets(path_or_url)
     if not path_or_url.lower().startswith(("http://", "https://")):
         raise ObservationError(f"{name}: neither a path nor an http(s) URL")
-    with tempfile.NamedTemporaryFile(prefix="raincast-") as file:
+    with temporary.folder() as folder:
+        path = folder / "download"
+        # A server can make any step last, so that only another thread can end the wait.
+        download = _Download(path_or_url, name, path)
+        download.start()
         try:
-            request = urllib.request.Request(path_or_url, headers={"User-Agent": USER_AGENT})
-            with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS) as response:
-                shutil.copyfileobj(response, file)
-                expected = response.headers["Content-Length"]
+            download.join(LONGEST_SECONDS)
+            if download.is_alive():
+                raise ObservationError(f"{name}: the download takes more than {LONGEST_SECONDS:g} s")
+        finally:
+            download.stopped = True
+        if download.error:
+            raise download.error
+        yield path
+
+
+class _Download(threading.Thread):
+    """Download of a URL to a file; afterwards `error` is None if it is complete."""
+
+    def __init__(self, url: str, name: str, path: Path) -> None:
+        super().__init__(name="download", daemon=True)
+        self.url, self.source, self.path = url, name, path
+        self.stopped = False
+        self.error: Exception | None = None
+
+    def run(self) -> None:
+        """Download, or set `error`."""
+        try:
+            self._download()
+        except (ObservationError, temporary.TemporaryError) as error:
+            self.error = error
         except urllib.error.HTTPError as error:
-            raise ObservationError(f"{name}: cannot be downloaded: {error.code} {error.reason}") from error
-        except (OSError, ValueError, http.client.HTTPException) as error:
-            reason = getattr(error, "reason", error)
-            raise ObservationError(f"{name}: cannot be downloaded: {reason}") from error
+            status = f"{error.code} {http.client.responses.get(error.code, '')}".rstrip()
+            if 300 <= error.code < 400:
+                status += ", redirected too often or to an address that is not http(s)"
+            self.error = self._refusal(status)
+        except (OSError, http.client.HTTPException) as error:
+            reason: object = getattr(error, "reason", error)
+            # Messages of other errors may repeat the URL.
+            self.error = self._refusal(str(reason) if isinstance(reason, OSError) else "no valid response to the URL")
+        except ValueError:
+            self.error = self._refusal("the URL, or one that it redirects to, is not valid")
+
+    def _refusal(self, reason: str) -> ObservationError:
+        return ObservationError(f"{self.source}: cannot be downloaded: {reason}")
+
+    def _download(self) -> None:
+        with _opener().open(_request(self.url), timeout=TIMEOUT_SECONDS) as response:
+            expected = response.headers["Content-Length"]
+            size = 0
+            with self.path.open("wb") as file:
+                while not self.stopped and (chunk := response.read1(CHUNK_BYTES)):
+                    size += len(chunk)
+                    if size > LARGEST_BYTES or (expected and expected.isdecimal() and int(expected) > LARGEST_BYTES):
+                        raise ObservationError(f"{self.source}: the download has more than {LARGEST_BYTES} bytes")
+                    _write(file, chunk)
         # Python treats a connection that closes early as the end of the file.
-        if expected is not None and file.tell() != int(expected):
-            raise ObservationError(f"{name}: the download ended after {file.tell()} of {expected} bytes")
+        if expected is not None and str(size) != expected.strip():
+            raise ObservationError(f"{self.source}: the download ended after {size} of {expected} bytes")
+
+
+def _write(file: IO[bytes], chunk: bytes) -> None:
+    try:
+        file.write(chunk)
         file.flush()
-        yield Path(file.name)
+    except OSError as error:
+        reason = f"no room for the download, set TMPDIR to another folder: {error.strerror}"
+        raise temporary.TemporaryError(error.errno, reason, file.name) from error
+
+
+def _request(url: str) -> urllib.request.Request:
+    """Return the request for a URL, which may have a user and password. Raises ValueError."""
+    parts = urlsplit(url)
+    user, _, host = parts.netloc.rpartition("@")
+    request = urllib.request.Request(urlunsplit(parts._replace(netloc=host)), headers={"User-Agent": USER_AGENT})
+    if user:
+        name, _, password = user.partition(":")
+        token = base64.b64encode(f"{unquote(name)}:{unquote(password)}".encode()).decode()
+        # Not for the host of a redirect.
+        request.add_unredirected_header("Authorization", f"Basic {token}")
+    return request
+
+
+def _opener() -> urllib.request.OpenerDirector:
+    """Return what opens URLs, of http and https only: Python's own opens file:, ftp: and data: too."""
+    opener = urllib.request.OpenerDirector()
+    for handler in (
+        urllib.request.ProxyHandler,
+        urllib.request.UnknownHandler,
+        urllib.request.HTTPHandler,
+        urllib.request.HTTPSHandler,
+        urllib.request.HTTPDefaultErrorHandler,
+        urllib.request.HTTPRedirectHandler,
+        urllib.request.HTTPErrorProcessor,
+    ):
+        opener.add_handler(handler())
+    return opener
 
 
 def verified_sha256(name: str, path: Path, expected: str | None) -> str:

@@ -10,28 +10,38 @@ import csv
 import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import chain, islice
-from typing import IO, Any
+from itertools import chain
+from typing import IO, Any, TypeVar
 
 from raincast.observations.columns import COLUMNS, TARGET
 from raincast.observations.errors import FormatError, ObservationError, Violation
-from raincast.observations.parsing import check_header
+from raincast.observations.json_stream import json_records
+from raincast.observations.parsing import LONGEST_VALUE, MOST_COLUMNS, check_header
 
 READ_BLOCK_ROWS = 50_000
 # A weatherAUS line has about 120 characters. Longer lines than this are refused without reading them into memory.
 LONGEST_LINE = 65_536
-# JSON other than JSON Lines is read at once and takes several times its size in memory.
-LARGEST_JSON = 268_435_456
+# Bytes of a record, which may have several lines.
+LONGEST_RECORD = 131_072
+# Up to this size JSON other than JSON Lines is decoded at once, and takes up to 40 times its size in memory.
+WHOLE_JSON = 1_000_000
+# A block ends after this many characters: its values take several times as much memory.
+BLOCK_CHARACTERS = 16_000_000
 Block = tuple[dict[str, Sequence[str]], list[Violation]]
 Blocks = tuple[list[str], Iterator[Block]]
+Item = TypeVar("Item")
 WANTED = tuple(column.name for column in (*COLUMNS, TARGET))
+_WANTED = frozenset(WANTED)
 
 
 def csv_blocks(name: str, file: IO[bytes]) -> Blocks:
     """Return header and blocks of a CSV file with commas, in UTF-8. Raises ObservationError."""
-    rows = csv.reader(_text_lines(name, file), skipinitialspace=True)
-    records = _csv_records(name, rows)
+    lines = _RecordLines(name, file)
+    rows = csv.reader(lines, skipinitialspace=True)
+    records = _csv_records(name, rows, lines)
     header = [column.strip() for column in next(records, [])]
+    if len(header) > MOST_COLUMNS:
+        raise ObservationError(f"{name}: {len(header)} columns, at most {MOST_COLUMNS} are read")
     if len(header) == 1:
         for delimiter, word in ((";", "semicolons"), ("\t", "tabs"), ("|", "bars")):
             if delimiter in header[0]:
@@ -60,8 +70,26 @@ def _text_lines(name: str, file: IO[bytes]) -> Iterator[str]:
             ) from error
 
 
-def _csv_records(name: str, rows: Any) -> Iterator[list[str]]:
+class _RecordLines:
+    """Lines of text, of which a record may have at most LONGEST_RECORD bytes; `size` counts those of this record."""
+
+    def __init__(self, name: str, file: IO[bytes]) -> None:
+        self.name, self.lines, self.size = name, _text_lines(name, file), 0
+
+    def __iter__(self) -> Iterator[str]:
+        return self
+
+    def __next__(self) -> str:
+        line = next(self.lines)
+        self.size += len(line)
+        if self.size > LONGEST_RECORD:
+            raise FormatError(f"{self.name}: a record is longer than {LONGEST_RECORD} characters; is a quote missing?")
+        return line
+
+
+def _csv_records(name: str, rows: Any, lines: _RecordLines) -> Iterator[list[str]]:
     while True:
+        lines.size = 0
         try:
             row = next(rows)
         except StopIteration:
@@ -73,15 +101,39 @@ def _csv_records(name: str, rows: Any) -> Iterator[list[str]]:
 
 
 def _blocks_of_records(header: list[str], records: Iterator[list[str]]) -> Iterator[Block]:
-    width, start = len(header), 0
-    while rows := list(islice(records, READ_BLOCK_ROWS)):
-        violations = []
-        for i, row in enumerate(rows):
+    width, number = len(header), 0
+    wanted = [i for i, column in enumerate(header) if column in WANTED]
+    names = [header[i] for i in wanted]
+    violations: list[Violation] = []
+
+    def selected() -> Iterator[tuple[list[str], int]]:
+        nonlocal number
+        for row in records:
+            number += 1
             if len(row) != width:
-                violations.append(Violation(start + i + 1, "fields", str(len(row)), f"{width}, as in the header"))
-                rows[i] = (row + [""] * width)[:width]
-        yield dict(zip(header, zip(*rows, strict=True), strict=True)), violations
-        start += len(rows)
+                violations.append(Violation(number, "fields", str(len(row)), f"{width}, as in the header"))
+                row = (row + [""] * width)[:width]
+            if len(wanted) != width:
+                row = [row[i] for i in wanted]
+            yield row, sum(map(len, row))
+
+    for rows in _blocks(selected()):
+        yield dict(zip(names, zip(*rows, strict=True), strict=True)), violations[:]
+        violations.clear()
+
+
+def _blocks(sized: Iterator[tuple[Item, int]]) -> Iterator[list[Item]]:
+    """Yield lists of items with their sizes: up to READ_BLOCK_ROWS items, or BLOCK_CHARACTERS and the last item."""
+    block: list[Item] = []
+    total = 0
+    for item, size in sized:
+        block.append(item)
+        total += size
+        if len(block) >= READ_BLOCK_ROWS or total >= BLOCK_CHARACTERS:
+            yield block
+            block, total = [], 0
+    if block:
+        yield block
 
 
 def json_blocks(name: str, file: IO[bytes]) -> Blocks:
@@ -96,10 +148,11 @@ def json_blocks(name: str, file: IO[bytes]) -> Blocks:
         except (ValueError, RecursionError):
             first = None
         if isinstance(first, dict) and "observations" not in first:
-            return _json_lines(name, first, file)
-    content = start + file.read(LARGEST_JSON + 1 - len(start))
-    if len(content) > LARGEST_JSON:
-        raise FormatError(f"{name}: more than {LARGEST_JSON} bytes of JSON; send JSON Lines, CSV or Parquet")
+            return _streamed(name, chain([first], _json_line_records(name, file)))
+    content = start + file.read(max(0, WHOLE_JSON + 1 - len(start)))
+    if len(content) > WHOLE_JSON:
+        parts = chain([content], iter(lambda: file.read(WHOLE_JSON), b""))
+        return _streamed(name, json_records(name, parts, _decoder(), LONGEST_LINE))
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -130,19 +183,28 @@ def record_blocks(name: str, records: Any) -> Blocks:
     return header, iter([_block_of_dicts(name, records, header)])
 
 
-def _json_lines(name: str, first: dict[str, Any], file: IO[bytes]) -> Blocks:
-    """Return header and blocks of JSON Lines; the header is that of the first block."""
-    records = chain([first], _json_line_records(name, file))
-    block = list(islice(records, READ_BLOCK_ROWS))
-    header = list(dict.fromkeys(column for record in block for column in record))
+def _streamed(name: str, records: Iterator[dict[str, Any]]) -> Blocks:
+    """Return header and blocks of many records; the header is that of the first block."""
+    header: dict[str, None] = {}
 
-    def blocks() -> Iterator[Block]:
-        rows = block
-        while rows:
-            yield _block_of_dicts(name, rows, WANTED)
-            rows = list(islice(records, READ_BLOCK_ROWS))
+    def selected() -> Iterator[tuple[dict[str, str], int]]:
+        for record in records:
+            if isinstance(record, _Record) and record.duplicated:
+                check_header(name, record.duplicated)
+            header.update(dict.fromkeys(record))
+            if len(header) > MOST_COLUMNS:
+                raise ObservationError(f"{name}: more than {MOST_COLUMNS} columns, the most that are read")
+            values = {column: _text(record[column]) for column in record.keys() & _WANTED}
+            yield values, sum(map(len, values.values()))
 
-    return header, blocks()
+    blocks = _blocks(selected())
+    first = next(blocks, [])
+    if not first:
+        raise ObservationError(f"{name}: the list of observations is empty")
+    return list(header), (
+        ({column: [record.get(column, "") for record in rows] for column in WANTED}, [])
+        for rows in chain([first], blocks)
+    )
 
 
 def _json_line_records(name: str, file: IO[bytes]) -> Iterator[dict[str, Any]]:
@@ -184,7 +246,7 @@ def _text(value: Any) -> str:
     if value is None:
         return ""
     if isinstance(value, str):
-        return value
+        return value if len(value) <= LONGEST_VALUE else value[:LONGEST_VALUE] + "..."
     # Nested values are invalid; json.dumps could exceed the recursion limit.
     if isinstance(value, dict | list):
         return "[...]" if isinstance(value, list) else "{...}"

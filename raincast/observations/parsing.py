@@ -17,6 +17,11 @@ from raincast.observations.table import Table, concatenate, empty, is_missing, r
 MISSING = frozenset({"", "na", "nan", "null", "none"})
 
 
+# Longer values are invalid. Station names have at most 64 characters, and no number needs so many.
+LONGEST_VALUE = 200
+MOST_COLUMNS = 1_000
+
+
 class Parser(dict[str, Any]):
     """Cache of the values of one column by their text, since texts recur.
 
@@ -33,6 +38,8 @@ class Parser(dict[str, Any]):
     def __missing__(self, text: str) -> Any:
         stripped = text.strip()
         try:
+            if len(text) > LONGEST_VALUE:
+                raise ValueError(text)
             value = self.missing if stripped.lower() in MISSING else self.parse(stripped)
         except ValueError:
             self.invalid.add(text)
@@ -98,6 +105,8 @@ def check_header(name: str, header: Sequence[str], *, target: bool = False) -> s
     Raises ObservationError if a column occurs twice, or if Location, all measurements or (with `target`) RainTomorrow
     are absent.
     """
+    if len(header) > MOST_COLUMNS:
+        raise ObservationError(f"{name}: {len(header)} columns, at most {MOST_COLUMNS} are read")
     duplicated = sorted(column for column, count in Counter(header).items() if column and count > 1)
     present = "found: " + (shorten(", ".join(header), 200) or "nothing")
     if duplicated:

@@ -5,14 +5,12 @@ The content decides the format, not the file's name.
 
 from __future__ import annotations
 
-import glob
 import gzip
 import io
 import os
-import shutil
 import stat
+import struct
 import sys
-import tempfile
 import warnings
 import zipfile
 import zlib
@@ -21,15 +19,21 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, Literal, cast
 
+from raincast import temporary
 from raincast.observations.errors import ObservationError, ObservationWarning
-from raincast.observations.formats import Blocks, csv_blocks, json_blocks
-from raincast.observations.parquet import parquet_blocks
+from raincast.observations.formats import Block, Blocks, csv_blocks, json_blocks
+from raincast.observations.parquet import parquet_blocks, parquet_rows
 from raincast.observations.parsing import check_header, parse_blocks
+from raincast.observations.paths import files as _files
 from raincast.observations.table import Table
 
 STDIN, STANDARD_INPUT = "-", "standard input"
-# Files up to this size are read into memory, compressed ones up to a tenth of it.
-SMALL_BYTES = 1_000_000
+# Files of up to this size, unpacked, and Parquet files of up to this many rows are forecast in memory.
+SMALL_BYTES, SMALL_ROWS = 1_000_000, 10_000
+# A training holds all observations in memory, with their features about 2 KB each.
+MOST_ROWS = 1_000_000
+# The directory of a zip archive of one file has about 100 bytes.
+LARGEST_ZIP_DIRECTORY = 1_000_000
 Input = tuple[Path | IO[bytes], str]
 
 
@@ -45,69 +49,89 @@ def read(file: str | Path | IO[bytes], *, name: str | None = None, target: bool 
         unknown = check_header(name, header, target=target)
         if unknown:
             warnings.warn(unknown, ObservationWarning, stacklevel=2)
-        return parse_blocks(name, parts, target=target)
+        return parse_blocks(name, _at_most(MOST_ROWS, name, parts), target=target)
 
 
 @contextmanager
 def inputs(argument: str) -> Iterator[list[Input]]:
     """Yield the files of the argument "input" with their names: a file, a folder, a pattern or "-".
 
-    Standard input is held in memory if it is small, else in a temporary file. Raises ObservationError.
+    Standard input and pipes are held in memory if they are small, else in a temporary file. Raises ObservationError;
+    OSError if TMPDIR is full.
     """
     if argument != STDIN:
-        yield [(path, str(path)) for path in _files(argument)]
+        files = _files(argument)
+        if len(files) > 1 or files[0].is_file() or not files[0].exists():
+            yield [(path, str(path)) for path in files]
+            return
+        name = str(files[0])
+        with readable(name), files[0].open("rb") as pipe, _held(name, pipe) as file:
+            yield [(file, name)]
         return
     if sys.stdin is None:
         raise ObservationError("standard input is closed")
-    with ExitStack() as stack:
-        with readable(STANDARD_INPUT):
-            start = sys.stdin.buffer.read(SMALL_BYTES + 1)
-        file: Path | IO[bytes] = io.BytesIO(start)
-        if len(start) > _limit(start):
-            copy = stack.enter_context(tempfile.NamedTemporaryFile(prefix="raincast-"))
-            file, part = Path(copy.name), start
-            while part:
-                try:
-                    copy.write(part)
-                    copy.flush()
-                except OSError as error:
-                    reason = f"no room for standard input, set TMPDIR to another folder: {error.strerror}"
-                    raise OSError(error.errno, reason, copy.name) from error
-                with readable(STANDARD_INPUT):
-                    part = sys.stdin.buffer.read(SMALL_BYTES)
+    with _held(STANDARD_INPUT, sys.stdin.buffer) as file:
         yield [(file, STANDARD_INPUT)]
 
 
-def _files(argument: str) -> list[Path]:
-    """Return the file itself, all files in a folder, or those that match a pattern, sorted by path.
+@contextmanager
+def _held(name: str, stream: IO[bytes]) -> Iterator[Path | IO[bytes]]:
+    """Yield the content of a stream: in memory if it is small, else in a temporary file."""
+    stream = _filled(stream)
+    with readable(name):
+        start = stream.read(SMALL_BYTES + 1)
+    if _holds_little(io.BytesIO(start)):
+        yield io.BytesIO(start)
+        return
+    with temporary.folder() as folder:
+        path = folder / "observations"
+        with path.open("wb") as copy, readable(name):
+            part = start
+            while part:
+                _copy(part, copy)
+                part = stream.read(SMALL_BYTES)
+        yield path
 
-    In folders, names that begin with a dot or an underscore are left out: other tools keep their metadata there.
-    """
-    path = Path(argument)
-    if path.is_dir():
-        inside = (file.relative_to(path) for file in sorted(path.rglob("*")) if file.is_file())
-        files = [path / file for file in inside if not any(part.startswith((".", "_")) for part in file.parts)]
-    elif not path.exists() and glob.has_magic(argument):
-        files = [Path(name) for name in sorted(glob.glob(argument, recursive=True)) if Path(name).is_file()]
-    else:
-        return [path]
-    if not files:
-        raise ObservationError(f"{argument}: there are no files")
-    return files
+
+def _copy(part: bytes, copy: IO[bytes]) -> None:
+    try:
+        copy.write(part)
+        copy.flush()
+    except OSError as error:
+        reason = f"no room for a copy of the input, set TMPDIR to another folder: {error.strerror}"
+        raise temporary.TemporaryError(error.errno, reason, copy.name) from error
 
 
 def is_small(file: Path | IO[bytes]) -> bool:
-    """Return True if a file is read into memory. A file that cannot be opened is small: reading it raises the error."""
-    if not isinstance(file, Path) or not file.is_file():
-        return True
-    with suppress(OSError), file.open("rb") as content:
-        return file.stat().st_size <= _limit(content.read(2))
+    """Return True if a file is forecast in memory, by what it holds. `inputs` opens only small files."""
+    return not isinstance(file, Path) or _holds_little(file)
+
+
+def _holds_little(file: Path | IO[bytes]) -> bool:
+    """Read a file until it proves to be large. One that cannot be read is small: reading it raises the error."""
+    with suppress(ObservationError), opened(file, "") as content:
+        if detect_format("", content) != "parquet":
+            return len(content.read(SMALL_BYTES + 1)) <= SMALL_BYTES
+        if (size := _size(file)) is not None and size > SMALL_BYTES:
+            return False
+        with on_disk(content) as path:
+            return parquet_rows("", path) <= min(SMALL_ROWS, SMALL_BYTES)
     return True
 
 
-def _limit(start: bytes) -> int:
-    """Return the largest size, in bytes, of a small file that begins with `start`."""
-    return SMALL_BYTES // 10 if start.startswith((b"\x1f\x8b", b"PK")) else SMALL_BYTES
+def _size(file: Path | IO[bytes]) -> int | None:
+    """Return the packed size of a file on disk in bytes."""
+    return file.stat().st_size if isinstance(file, Path) else None
+
+
+def _at_most(most: int, name: str, parts: Iterator[Block]) -> Iterator[Block]:
+    """Pass blocks on. Raises ObservationError after so many rows."""
+    rows = 0
+    for columns, violations in parts:
+        rows += len(columns["Location"])
+        if rows > most:
+            raise ObservationError(f"{name}: more than {most} observations, the most that are held in memory")
+        yield columns, violations
 
 
 @contextmanager
@@ -143,6 +167,8 @@ def readable(name: str) -> Iterator[None]:
     """Turn errors of the operating system and of unpacking into an ObservationError."""
     try:
         yield
+    except temporary.TemporaryError:
+        raise
     except OSError as error:
         reason = "not a complete gzip file" if isinstance(error, gzip.BadGzipFile) else error.strerror or str(error)
         raise ObservationError(f"{name}: cannot be read: {reason}") from error
@@ -191,26 +217,83 @@ def unpacked(name: str, raw: IO[bytes]) -> Iterator[IO[bytes]]:
         with gzip.open(raw) as file:
             yield _filled(cast(IO[bytes], file))
     elif start.startswith(b"PK\x03\x04"):
-        with _seekable(raw) as seekable, zipfile.ZipFile(seekable) as archive:
-            members = [member for member in archive.infolist() if not member.is_dir()]
-            if len(members) != 1:
-                raise ObservationError(f"{name}: {len(members)} files in the zip archive, one is expected")
-            if members[0].flag_bits & 1 or members[0].compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-                raise ObservationError(f"{name}: the zip archive is encrypted or not compressed by deflate")
-            with archive.open(members[0]) as member_file:
-                yield _filled(member_file)
+        with _seekable(raw) as seekable, _zip_member(name, seekable) as member:
+            yield _filled(member)
     else:
         yield raw
 
 
 @contextmanager
 def _seekable(file: IO[bytes]) -> Iterator[IO[bytes]]:
-    """Yield a temporary file with the rest of a stream, for formats that are read from the end."""
-    with tempfile.NamedTemporaryFile(prefix="raincast-") as copy:
-        shutil.copyfileobj(file, copy)
-        copy.flush()
+    """Yield a stream that can be read from the end: the stream itself if it can, else a temporary copy."""
+    if file.seekable():
+        yield file
+        return
+    with temporary.folder() as folder, (folder / "observations").open("w+b") as copy:
+        while part := file.read(SMALL_BYTES or 1):
+            _copy(part, copy)
         copy.seek(0)
-        yield cast(IO[bytes], copy)
+        yield copy
+
+
+class _ZipBytes(io.RawIOBase):
+    """Bytes of a zip archive; zipfile reads the whole directory, whatever its size, at once."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        super().__init__()
+        self.file = file
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = 0, /) -> int:
+        return self.file.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self.file.tell()
+
+    def read(self, size: int = -1, /) -> bytes:
+        if size > LARGEST_ZIP_DIRECTORY:
+            raise zipfile.BadZipFile("the directory of the zip archive is too large")
+        return self.file.read(size)
+
+
+class _Member(io.RawIOBase):
+    """File in a zip archive, whose errors are those of damaged data."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        super().__init__()
+        self.file = file
+
+    def read(self, size: int = -1, /) -> bytes:
+        with _zip_errors():
+            return self.file.read(size)
+
+
+@contextmanager
+def _zip_errors() -> Iterator[None]:
+    """Turn the errors of zipfile for odd archives into BadZipFile."""
+    try:
+        yield
+    # An OSError is a negative offset: of files, reading itself fails only on a damaged disk.
+    except (NotImplementedError, RuntimeError, ValueError, OverflowError, struct.error, EOFError, OSError) as error:
+        raise zipfile.BadZipFile(str(error) or "the archive ends early") from error
+
+
+@contextmanager
+def _zip_member(name: str, seekable: IO[bytes]) -> Iterator[IO[bytes]]:
+    """Yield the only file in a zip archive. Raises ObservationError."""
+    with ExitStack() as stack:
+        with _zip_errors():
+            archive = stack.enter_context(zipfile.ZipFile(cast(IO[bytes], _ZipBytes(seekable))))
+        members = [member for member in archive.infolist() if not member.filename.endswith("/")]
+        if len(members) != 1:
+            raise ObservationError(f"{name}: {len(members)} files in the zip archive, one is expected")
+        if members[0].flag_bits & 1 or members[0].compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            raise ObservationError(f"{name}: the zip archive is encrypted or not compressed by deflate")
+        with _zip_errors():
+            member = stack.enter_context(archive.open(members[0]))
+        yield cast(IO[bytes], _Member(member))
 
 
 @contextmanager
@@ -221,14 +304,19 @@ def on_disk(file: IO[bytes]) -> Iterator[str]:
         with linked(Path(raw.name)) as link:
             yield link
     else:
-        with _seekable(file) as copy:
-            yield copy.name
+        # A stream in memory can be read from the end, but has no path.
+        with temporary.folder() as folder:
+            copy = folder / "copy"
+            with copy.open("wb") as content:
+                while part := file.read(1_000_000):
+                    _copy(part, content)
+            yield str(copy)
 
 
 @contextmanager
 def linked(path: Path) -> Iterator[str]:
     """Yield the path of a link to a file; duckdb would read patterns and partition columns from the file's own path."""
-    with tempfile.TemporaryDirectory(prefix="raincast-") as folder:
-        link = Path(folder) / "observations"
+    with temporary.folder() as folder:
+        link = folder / "observations"
         link.symlink_to(path.absolute())
         yield str(link)

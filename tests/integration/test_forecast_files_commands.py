@@ -131,7 +131,8 @@ def test_a_large_bad_file_is_refused_with_the_reason_and_row_of_a_small_one(
     content, message = _larger(case)
     bad, out = tmp_path / "bad.csv", tmp_path / "out.csv"
     bad.write_bytes(content)
-    assert not reading.is_small(bad)
+    # Reading ends at the damage, before the file proves to be large.
+    assert not reading.is_small(bad) or case == "damaged gzip"
     monkeypatch.setattr(sys, "argv", ["prediction.py", str(bad), "-o", str(out), "--model", str(trained)])
     assert cli.run(lambda: prediction.predict(prediction.arguments())) == 2
     stdout, stderr = capfd.readouterr()

@@ -16,14 +16,15 @@ TRAINING_ONLY = {"joblib", "matplotlib", "mlflow", "onnx", "pandas", "pandera", 
 # The rooms and modules that each room may import besides itself, from the bottom up.
 ALLOWED = {
     "atomic": set(),
+    "temporary": set(),
     "verification": set(),
-    "observations": set(),
+    "observations": {"temporary"},
     "features": {"observations"},
-    "forecasting": {"observations", "features"},
-    "batch": {"observations", "features", "forecasting"},
+    "forecasting": {"observations", "features", "temporary"},
+    "batch": {"observations", "features", "forecasting", "temporary"},
     "serving": {"observations", "features", "forecasting"},
     "training": {"observations", "features", "forecasting", "verification", "atomic"},
-    "lifecycle": {"observations", "features", "forecasting", "verification", "atomic", "training"},
+    "lifecycle": {"observations", "features", "forecasting", "verification", "atomic", "temporary", "training"},
     "cli": {"observations", "forecasting", "atomic"},
 }
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")

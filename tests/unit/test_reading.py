@@ -370,13 +370,42 @@ def test_a_zip_with_an_unsupported_compression_is_refused(tmp_path: Path) -> Non
         reading.read(path)
 
 
-@pytest.mark.parametrize("start", ["[", "[\n"])
-def test_too_large_json_is_refused(start: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(formats, "LARGEST_JSON", 20)
-    monkeypatch.setattr(formats, "LONGEST_LINE", 10)
+@pytest.mark.parametrize("end", ["]", "]\n\n", "]}", "] } "])
+@pytest.mark.parametrize("between", [",", " ,\n  "])
+def test_large_json_is_read_one_observation_at_a_time(
+    between: str, end: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(formats, "WHOLE_JSON", 30)
+    monkeypatch.setattr(formats, "LONGEST_LINE", 60)
     path = tmp_path / "large.json"
-    path.write_text(start + '{"Location": "Albury", "Rainfall": 1}]')
-    with pytest.raises(ObservationError, match="more than 20 bytes of JSON"):
+    records = between.join(f'{{"Location": "Albury", "Rainfall": {value}, "Mood": [{{}}]}}' for value in range(9))
+    path.write_text(f'{{"observations" :\n[{records}{end}' if "}" in end else f"[{records}{end}")
+    with pytest.warns(ObservationWarning, match="ignored: Mood"):
+        assert reading.read(path)["Rainfall"].tolist() == list(range(9))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('[{"Location": "Albury"}, ', "no observation after the last comma"),
+        ('[{"Location": "Albury"}', "no comma or bracket after observation 1"),
+        ('[{"Location": "Albury"} {"Location": "Albury"}]', "no comma or bracket after observation 1"),
+        ('[{"Location": "Albury"}] []', "there is more after the list"),
+        ('{"observations": [{"Location": "Albury"}]', "no closing brace"),
+        ('{"observations": [{"Location": "Albury"}], "more": 1}', "no closing brace"),
+        ('[{"Location": "Albury"}, 1]', "not a list of observations, each an object"),
+        ("[" * 100, "not a list of observations, each an object"),
+        ('[{"Location": "' + "x" * 100 + '"}]', "observation 1 is not valid JSON, or longer than 60 characters"),
+        ('[{"Location": Albury, "Rainfall": 1}]', "not valid JSON: observation 1: "),
+        ("[]" + " " * 60, "the list of observations is empty"),
+    ],
+)
+def test_large_json_is_refused(content: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(formats, "WHOLE_JSON", 20)
+    monkeypatch.setattr(formats, "LONGEST_LINE", 60)
+    path = tmp_path / "large.json"
+    path.write_text(content)
+    with pytest.raises(ObservationError, match=message):
         reading.read(path)
 
 
