@@ -10,12 +10,12 @@ import csv
 import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import chain, islice
+from itertools import chain, compress, islice
 from typing import IO, Any
 
 from raincast.observations.columns import COLUMNS, TARGET
 from raincast.observations.errors import FormatError, ObservationError, Violation
-from raincast.observations.parsing import check_header
+from raincast.observations.parsing import check_columns, check_header
 
 READ_BLOCK_ROWS = 50_000
 # A weatherAUS line has about 120 characters. Longer lines than this are refused without reading them into memory.
@@ -24,6 +24,7 @@ LONGEST_LINE = 65_536
 LARGEST_JSON = 268_435_456
 Block = tuple[dict[str, Sequence[str]], list[Violation]]
 Blocks = tuple[list[str], Iterator[Block]]
+_NOT_RECORDS = "the JSON is not a list of observations, each an object"
 WANTED = tuple(column.name for column in (*COLUMNS, TARGET))
 
 
@@ -73,14 +74,23 @@ def _csv_records(name: str, rows: Any) -> Iterator[list[str]]:
 
 
 def _blocks_of_records(header: list[str], records: Iterator[list[str]]) -> Iterator[Block]:
+    """Return blocks of the wanted columns. A wide header must not multiply short rows."""
     width, start = len(header), 0
-    while rows := list(islice(records, READ_BLOCK_ROWS)):
+    wanted = [column in WANTED for column in header]
+    names = [*compress(header, wanted)]
+    while True:
+        rows: list[list[str]] = []
         violations = []
-        for i, row in enumerate(rows):
+        for row in islice(records, READ_BLOCK_ROWS):
+            fields = [*compress(row, wanted)]
             if len(row) != width:
-                violations.append(Violation(start + i + 1, "fields", str(len(row)), f"{width}, as in the header"))
-                rows[i] = (row + [""] * width)[:width]
-        yield dict(zip(header, zip(*rows, strict=True), strict=True)), violations
+                number = start + len(rows) + 1
+                violations.append(Violation(number, "fields", str(len(row)), f"{width}, as in the header"))
+                fields += [""] * (len(names) - len(fields))
+            rows.append(fields)
+        if not rows:
+            return
+        yield dict(zip(names, zip(*rows, strict=True), strict=True)), violations
         start += len(rows)
 
 
@@ -108,6 +118,8 @@ def json_blocks(name: str, file: IO[bytes]) -> Blocks:
     try:
         while position < len(text):
             value, position = decoder.raw_decode(text, position)
+            if values and not isinstance(value, dict):
+                raise ObservationError(f"{name}: {_NOT_RECORDS}")
             values.append(value)
             position = re.compile(r"\s*").match(text, position).end()  # type: ignore[union-attr]
     except (json.JSONDecodeError, RecursionError) as error:
@@ -123,18 +135,27 @@ def json_blocks(name: str, file: IO[bytes]) -> Blocks:
 def record_blocks(name: str, records: Any) -> Blocks:
     """Return header and one block of a list of JSON objects, whose numbers may be text. Raises ObservationError."""
     if not isinstance(records, list) or not all(isinstance(record, dict) for record in records):
-        raise ObservationError(f"{name}: the JSON is not a list of observations, each an object")
+        raise ObservationError(f"{name}: {_NOT_RECORDS}")
     if not records:
         raise ObservationError(f"{name}: the list of observations is empty")
-    header = list(dict.fromkeys(column for record in records for column in record))
+    header = _columns_of(name, records)
     return header, iter([_block_of_dicts(name, records, header)])
+
+
+def _columns_of(name: str, records: Iterable[dict[str, Any]]) -> list[str]:
+    """Return the names of all records in the order of their first use. Raises TooMany."""
+    columns: dict[str, None] = {}
+    for record in records:
+        columns |= dict.fromkeys(record)
+        check_columns(name, len(columns))
+    return [*columns]
 
 
 def _json_lines(name: str, first: dict[str, Any], file: IO[bytes]) -> Blocks:
     """Return header and blocks of JSON Lines; the header is that of the first block."""
     records = chain([first], _json_line_records(name, file))
     block = list(islice(records, READ_BLOCK_ROWS))
-    header = list(dict.fromkeys(column for record in block for column in record))
+    header = _columns_of(name, block)
 
     def blocks() -> Iterator[Block]:
         rows = block

@@ -65,7 +65,9 @@ class FastPath:
         """Respond to a complete request, at the latest in the next `flush`. Never raises."""
         body = request.body[0] if len(request.body) == 1 else b"".join(request.body)
         try:
-            prepared = self._forecaster.prepare(request.path, request.headers, body)
+            prepared = self._forecaster.prepare_regular(request.path, request.headers, body)
+            if prepared is None:
+                prepared = self._forecaster.respond(request.path, request.headers, body)
         except Exception as error:  # pylint: disable=broad-exception-caught  # every request gets a response
             self._finish(request, failure_response(request.path, error))
             return
