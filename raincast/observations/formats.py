@@ -114,6 +114,8 @@ def json_blocks(name: str, file: IO[bytes]) -> Blocks:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise FormatError(f"{name}: the JSON is not UTF-8 at byte {error.start + 1}") from error
+    # With the text, this would be up to five times the size of the file.
+    del content
     decoder, values, position = _decoder(), [], len(text) - len(text.lstrip())
     try:
         while position < len(text):

@@ -186,9 +186,7 @@ def _parse_block(
         required = column.kind == "station"
         if parser.invalid or (required and is_missing(table[column.name]).any()):
             absent = is_missing(table[column.name])
-            invalid = [
-                row for row, text in enumerate(texts) if text in parser.invalid or (required and absent[row])
-            ]
+            invalid = [row for row, text in enumerate(texts) if text in parser.invalid or (required and absent[row])]
             violations += [
                 Violation(start + row + 1, column.name, texts[row], column.limit) for row in invalid[:VIOLATIONS_KEPT]
             ]

@@ -26,9 +26,9 @@ from raincast.observations.table import Table, empty, is_missing, refuse_duplica
 Row = dict[str, Any]
 Decoded = tuple[Row | Table, list[str]]
 MAX_ROWS = 10_000
-# MAX_ROWS observations of 24 columns have 240,000 values. Twice as many leave room for unknown columns, and become at
-# most 100 MB in the text parser.
-MAX_VALUES = 500_000
+# MAX_ROWS observations of 24 columns have 240,000 values. A third more leaves room for unknown columns; a value becomes
+# up to 280 bytes in the text parser.
+MAX_VALUES = 32 * MAX_ROWS
 # An observation is an object or a list; an unknown column may hold some more.
 MAX_CONTAINERS = 4 * MAX_ROWS
 NAME = "the request"
