@@ -116,7 +116,8 @@ def json_blocks(name: str, file: IO[bytes]) -> Blocks:
         raise FormatError(f"{name}: the JSON is not UTF-8 at byte {error.start + 1}") from error
     # With the text, this would be up to five times the size of the file.
     del content
-    decoder, values, position = _decoder(), [], len(text) - len(text.lstrip())
+    values: list[Any] = []
+    decoder, position = _decoder(), len(text) - len(text.lstrip())
     try:
         while position < len(text):
             value, position = decoder.raw_decode(text, position)

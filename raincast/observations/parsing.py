@@ -109,8 +109,8 @@ def parser_for(column: Column) -> Parser:
 def check_header(name: str, header: Sequence[str], *, target: bool = False) -> str | None:
     """Check the column names of an input; return a warning that lists the unknown ones, which are ignored, if any.
 
-    Raises TooMany above MAX_COLUMNS, ObservationError if a column occurs twice, or if Location, all measurements or (with `target`) RainTomorrow
-    are absent.
+    Raises TooMany above MAX_COLUMNS, ObservationError if a column occurs twice, or if Location, all measurements or
+    (with `target`) RainTomorrow are absent.
     """
     check_columns(name, len(header))
     duplicated = sorted(column for column, count in Counter(header).items() if column and count > 1)
