@@ -48,6 +48,10 @@ class FormatError(ObservationError):
     """Content that does not have its expected format, such as invalid JSON or CSV."""
 
 
+class TooMany(ObservationError):
+    """More observations, columns or values than an input may have."""
+
+
 class ObservationWarning(UserWarning):
     """Observations that can be used but should be reviewed."""
 

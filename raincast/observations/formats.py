@@ -16,7 +16,7 @@ from typing import IO, Any, TypeVar
 from raincast.observations.columns import COLUMNS, TARGET
 from raincast.observations.errors import FormatError, ObservationError, Violation
 from raincast.observations.json_stream import json_records
-from raincast.observations.parsing import LONGEST_VALUE, MOST_COLUMNS, check_header
+from raincast.observations.parsing import LONGEST_VALUE, check_columns, check_header
 
 READ_BLOCK_ROWS = 50_000
 # A weatherAUS line has about 120 characters. Longer lines than this are refused without reading them into memory.
@@ -30,6 +30,7 @@ BLOCK_CHARACTERS = 16_000_000
 Block = tuple[dict[str, Sequence[str]], list[Violation]]
 Blocks = tuple[list[str], Iterator[Block]]
 Item = TypeVar("Item")
+_NOT_RECORDS = "the JSON is not a list of observations, each an object"
 WANTED = tuple(column.name for column in (*COLUMNS, TARGET))
 _WANTED = frozenset(WANTED)
 
@@ -40,8 +41,7 @@ def csv_blocks(name: str, file: IO[bytes]) -> Blocks:
     rows = csv.reader(lines, skipinitialspace=True)
     records = _csv_records(name, rows, lines)
     header = [column.strip() for column in next(records, [])]
-    if len(header) > MOST_COLUMNS:
-        raise ObservationError(f"{name}: {len(header)} columns, at most {MOST_COLUMNS} are read")
+    check_columns(name, len(header))
     if len(header) == 1:
         for delimiter, word in ((";", "semicolons"), ("\t", "tabs"), ("|", "bars")):
             if delimiter in header[0]:
@@ -157,10 +157,15 @@ def json_blocks(name: str, file: IO[bytes]) -> Blocks:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise FormatError(f"{name}: the JSON is not UTF-8 at byte {error.start + 1}") from error
-    decoder, values, position = _decoder(), [], len(text) - len(text.lstrip())
+    # With the text, this would be up to five times the size of the file.
+    del content
+    values: list[Any] = []
+    decoder, position = _decoder(), len(text) - len(text.lstrip())
     try:
         while position < len(text):
             value, position = decoder.raw_decode(text, position)
+            if values and not isinstance(value, dict):
+                raise ObservationError(f"{name}: {_NOT_RECORDS}")
             values.append(value)
             position = re.compile(r"\s*").match(text, position).end()  # type: ignore[union-attr]
     except (json.JSONDecodeError, RecursionError) as error:
@@ -176,11 +181,20 @@ def json_blocks(name: str, file: IO[bytes]) -> Blocks:
 def record_blocks(name: str, records: Any) -> Blocks:
     """Return header and one block of a list of JSON objects, whose numbers may be text. Raises ObservationError."""
     if not isinstance(records, list) or not all(isinstance(record, dict) for record in records):
-        raise ObservationError(f"{name}: the JSON is not a list of observations, each an object")
+        raise ObservationError(f"{name}: {_NOT_RECORDS}")
     if not records:
         raise ObservationError(f"{name}: the list of observations is empty")
-    header = list(dict.fromkeys(column for record in records for column in record))
+    header = _columns_of(name, records)
     return header, iter([_block_of_dicts(name, records, header)])
+
+
+def _columns_of(name: str, records: Iterable[dict[str, Any]]) -> list[str]:
+    """Return the names of all records in the order of their first use. Raises TooMany."""
+    columns: dict[str, None] = {}
+    for record in records:
+        columns |= dict.fromkeys(record)
+        check_columns(name, len(columns))
+    return [*columns]
 
 
 def _streamed(name: str, records: Iterator[dict[str, Any]]) -> Blocks:
@@ -192,8 +206,7 @@ def _streamed(name: str, records: Iterator[dict[str, Any]]) -> Blocks:
             if isinstance(record, _Record) and record.duplicated:
                 check_header(name, record.duplicated)
             header.update(dict.fromkeys(record))
-            if len(header) > MOST_COLUMNS:
-                raise ObservationError(f"{name}: more than {MOST_COLUMNS} columns, the most that are read")
+            check_columns(name, len(header))
             values = {column: _text(record[column]) for column in record.keys() & _WANTED}
             yield values, sum(map(len, values.values()))
 

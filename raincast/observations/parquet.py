@@ -10,7 +10,7 @@ from typing import Any
 from raincast.observations.database import connect
 from raincast.observations.errors import ObservationError, shorten
 from raincast.observations.formats import WANTED, Block, Blocks
-from raincast.observations.parsing import LONGEST_VALUE, MOST_COLUMNS, check_header
+from raincast.observations.parsing import LONGEST_VALUE, MAX_COLUMNS, check_header
 
 # Text values take about 60 bytes each in Python.
 BLOCK_ROWS = 10_000
@@ -103,8 +103,8 @@ def cut_sql(text: str) -> str:
 def _parquet_header(name: str, schema: Any) -> list[str]:
     """Return the top-level columns of a Parquet schema, which lists the root, then each column before its parts."""
     ((_, count),) = schema.fetchmany(1)
-    if count and count > MOST_COLUMNS:
-        raise ObservationError(f"{name}: {count} columns, at most {MOST_COLUMNS} are read")
+    if count and count > MAX_COLUMNS:
+        raise ObservationError(f"{name}: {count} columns, at most {MAX_COLUMNS} are read")
     header, parts = [], 0
     for column, children in iter(schema.fetchone, None):
         if parts:

@@ -11,15 +11,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raincast.observations.columns import COLUMNS, DIRECTIONS, MEASUREMENTS, OUTCOME_COLUMNS, TARGET, Column
-from raincast.observations.errors import VIOLATIONS_KEPT, ObservationError, Violation, shorten, violation_error
+from raincast.observations.errors import (
+    VIOLATIONS_KEPT,
+    ObservationError,
+    TooMany,
+    Violation,
+    shorten,
+    violation_error,
+)
 from raincast.observations.table import Table, concatenate, empty, is_missing, refuse_duplicates, rows_of
 
 MISSING = frozenset({"", "na", "nan", "null", "none"})
-
-
+# weatherAUS has 24 columns. This leaves room for wide tables, and bounds what one row becomes.
+MAX_COLUMNS = 1_000
 # Longer values are invalid. Station names have at most 64 characters, and no number needs so many.
 LONGEST_VALUE = 200
-MOST_COLUMNS = 1_000
 
 
 class Parser(dict[str, Any]):
@@ -36,10 +42,11 @@ class Parser(dict[str, Any]):
         self.invalid: set[str] = set()
 
     def __missing__(self, text: str) -> Any:
+        if len(text) > LONGEST_VALUE:
+            self.invalid.add(text)
+            return self.missing
         stripped = text.strip()
         try:
-            if len(text) > LONGEST_VALUE:
-                raise ValueError(text)
             value = self.missing if stripped.lower() in MISSING else self.parse(stripped)
         except ValueError:
             self.invalid.add(text)
@@ -102,11 +109,10 @@ def parser_for(column: Column) -> Parser:
 def check_header(name: str, header: Sequence[str], *, target: bool = False) -> str | None:
     """Check the column names of an input; return a warning that lists the unknown ones, which are ignored, if any.
 
-    Raises ObservationError if a column occurs twice, or if Location, all measurements or (with `target`) RainTomorrow
-    are absent.
+    Raises TooMany above MAX_COLUMNS, ObservationError if a column occurs twice, or if Location, all measurements or
+    (with `target`) RainTomorrow are absent.
     """
-    if len(header) > MOST_COLUMNS:
-        raise ObservationError(f"{name}: {len(header)} columns, at most {MOST_COLUMNS} are read")
+    check_columns(name, len(header))
     duplicated = sorted(column for column, count in Counter(header).items() if column and count > 1)
     present = "found: " + (shorten(", ".join(header), 200) or "nothing")
     if duplicated:
@@ -125,6 +131,12 @@ def check_header(name: str, header: Sequence[str], *, target: bool = False) -> s
     return f"{name}: {len(unknown)} unknown column(s) ignored: {', '.join(unknown[:5])}{more}"
 
 
+def check_columns(name: str, columns: int) -> None:
+    """Raise TooMany above MAX_COLUMNS."""
+    if columns > MAX_COLUMNS:
+        raise TooMany(f"{name}: {columns} columns, at most {MAX_COLUMNS} are read")
+
+
 def parse_blocks(
     name: str, blocks: Iterable[tuple[Mapping[str, Sequence[str]], list[Violation]]], *, target: bool = False
 ) -> Table:
@@ -139,9 +151,9 @@ def parse_blocks(
     violations: list[Violation] = []
     count = start = 0
     for texts, of_reader in blocks:
-        table, of_values = _parse_block(columns, parsers, texts, start)
+        table, of_values, invalid = _parse_block(columns, parsers, texts, start)
         of_block = sorted(of_reader + of_values, key=lambda violation: violation.row)
-        count += len(of_block)
+        count += len(of_reader) + invalid
         violations += of_block[: VIOLATIONS_KEPT - len(violations)]
         tables.append(table)
         start += rows_of(table)
@@ -156,10 +168,14 @@ def parse_blocks(
 
 def _parse_block(
     columns: Sequence[Column], parsers: dict[str, Parser], block: Mapping[str, Sequence[str]], start: int
-) -> tuple[Table, list[Violation]]:
-    """Return the table of one block, whose first row is number `start` + 1, and its violations column by column."""
+) -> tuple[Table, list[Violation], int]:
+    """Return the table of one block, whose first row is number `start` + 1, and its violations, with their number.
+
+    The violations are the first VIOLATIONS_KEPT of each column.
+    """
     table: Table = {}
     violations: list[Violation] = []
+    count = 0
     rows = len(block["Location"])
     for column in columns:
         if column.name not in block:
@@ -170,12 +186,12 @@ def _parse_block(
         required = column.kind == "station"
         if parser.invalid or (required and is_missing(table[column.name]).any()):
             absent = is_missing(table[column.name])
+            invalid = [row for row, text in enumerate(texts) if text in parser.invalid or (required and absent[row])]
             violations += [
-                Violation(start + row + 1, column.name, text, column.limit)
-                for row, text in enumerate(texts)
-                if text in parser.invalid or (required and absent[row])
+                Violation(start + row + 1, column.name, texts[row], column.limit) for row in invalid[:VIOLATIONS_KEPT]
             ]
-    return table, violations
+            count += len(invalid)
+    return table, violations, count
 
 
 def _column_array(column: Column, values: list[Any]) -> NDArray[Any]:

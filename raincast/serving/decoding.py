@@ -18,7 +18,7 @@ import msgspec
 import numpy as np
 
 from raincast.observations.columns import COLUMNS, DIRECTIONS, MEASUREMENTS, Column
-from raincast.observations.errors import FormatError, ObservationError
+from raincast.observations.errors import FormatError, TooMany
 from raincast.observations.formats import Blocks, csv_blocks, json_blocks, record_blocks
 from raincast.observations.parsing import MISSING, check_header, parse_blocks
 from raincast.observations.table import Table, empty, is_missing, refuse_duplicates, rows_of
@@ -26,6 +26,11 @@ from raincast.observations.table import Table, empty, is_missing, refuse_duplica
 Row = dict[str, Any]
 Decoded = tuple[Row | Table, list[str]]
 MAX_ROWS = 10_000
+# MAX_ROWS observations of 24 columns have 240,000 values. A third more leaves room for unknown columns; a value becomes
+# up to 280 bytes in the text parser.
+MAX_VALUES = 32 * MAX_ROWS
+# An observation is an object or a list; an unknown column may hold some more.
+MAX_CONTAINERS = 4 * MAX_ROWS
 NAME = "the request"
 _YES_NO = {"Yes": 1.0, "No": 0.0, "": np.nan}
 _YEARS = range(1900, 2200)
@@ -69,27 +74,27 @@ _EPOCH = datetime.date(1970, 1, 1).toordinal()
 _NO_DAY = np.datetime64("NaT", "D").astype(np.int64).item()
 
 
-class TooMany(ObservationError):
-    """More observations than a request may have."""
-
-
 def decode(body: bytes) -> Decoded:
     """Return the observations of a JSON body, and warnings.
 
     A single regular observation is a Row, as `row_features` takes it; others are a table. Raises ObservationError, in
     particular FormatError if the body is not JSON and TooMany above MAX_ROWS.
     """
+    check_size(body)
+    return decode_regular(body) or table_of(json_blocks(NAME, io.BytesIO(body)))
+
+
+def decode_regular(body: bytes) -> Decoded | None:
+    """Return what `decode` returns for a regular JSON body, None for others. Raises ObservationError."""
     try:
+        check_utf_8(body)
         observations = cast(Any, _DECODER.decode(body)).observations
     except (ValueError, RecursionError):
         # Wrong types, not JSON, not UTF-8, or nested too deeply.
-        observations = []
+        return None
     rows = [*map(msgspec.structs.astuple, observations)]
     # msgspec keeps the last duplicate key; surplus colons reveal one.
-    if body.count(b":") == 1 + sum(map(_present, rows)) and (decoded := _regular(_NAMES, rows)):
-        return decoded
-    check_size(body)
-    return table_of(json_blocks(NAME, io.BytesIO(body)))
+    return _regular(_NAMES, rows) if _count(body, b":") == 1 + sum(map(_present, rows)) else None
 
 
 def is_row(observed: Row | Table) -> bool:
@@ -99,20 +104,25 @@ def is_row(observed: Row | Table) -> bool:
 
 def decode_records(records: list[dict[str, Any]]) -> Decoded:
     """Return the observations of decoded JSON objects, and warnings. Raises ObservationError."""
+    return decode_regular_records(records) or table_of(record_blocks(NAME, records))
+
+
+def decode_regular_records(records: list[dict[str, Any]]) -> Decoded | None:
+    """Return what `decode_records` returns for regular records, None for others. Raises ObservationError."""
     try:
         observations = msgspec.convert(records, list[_Observation])  # type: ignore[valid-type]
     except ValueError:
-        observations = []
-    decoded = _regular(_NAMES, [*map(msgspec.structs.astuple, observations)])
-    return decoded or table_of(record_blocks(NAME, records))
+        return None
+    return _regular(_NAMES, [*map(msgspec.structs.astuple, observations)])
 
 
 def decode_rows(columns: Sequence[str], data: bytes) -> Decoded | None:
     """Return the observations of a JSON list of rows, each a list of values of these columns; None if not regular."""
     try:
-        return _regular(columns, _rows_decoder(tuple(columns)).decode(data))
+        rows = _rows_decoder(tuple(columns)).decode(data)
     except (KeyError, ValueError, RecursionError):
         return None
+    return _regular(columns, rows)
 
 
 @lru_cache(maxsize=32)
@@ -127,15 +137,39 @@ def decode_csv(body: bytes) -> Decoded:
     """Return the observations of a CSV body, and warnings. Raises ObservationError."""
     if body.count(b"\n") > MAX_ROWS + 1:
         raise TooMany(f"{NAME}: more than {MAX_ROWS} lines")
+    check_size(body)
     if not body.strip():
         raise FormatError(f"{NAME}: the body is empty")
     return table_of(csv_blocks(NAME, io.BytesIO(body)))
 
 
 def check_size(body: bytes) -> None:
-    """Raise TooMany if a JSON body has more parts than MAX_ROWS observations, before decoding multiplies its size."""
-    if body.count(b"{") > 4 * MAX_ROWS or body.count(b",") > 100 * MAX_ROWS:
-        raise TooMany(f"{NAME}: more values than {MAX_ROWS} observations have")
+    """Raise TooMany if a body has more parts than MAX_ROWS observations, before decoding multiplies its size.
+
+    The parts are counted by the characters that separate them, also those inside of text.
+    """
+    if len(body) <= MAX_CONTAINERS:
+        return
+    for limit, characters in ((MAX_CONTAINERS, (b"{", b"[")), (MAX_VALUES, (b",", b"\\", b"\n"))):
+        for character in characters:
+            if (count := _count(body, character)) > limit:
+                raise TooMany(
+                    f"{NAME}: {count} times {character.decode()!r}, at most {limit}: more values than {MAX_ROWS}"
+                    " observations have"
+                )
+
+
+def check_utf_8(body: bytes) -> None:
+    """Raise UnicodeDecodeError if a body is not UTF-8; msgspec does not look into a value that it skips."""
+    if not body.isascii():
+        body.decode()
+
+
+def _count(body: bytes, character: bytes) -> int:
+    """Count a character. numpy takes 2 ms for 10 MB and releases the GIL, bytes.count up to 100 ms."""
+    if len(body) < 4_096:
+        return body.count(character)
+    return int(np.count_nonzero(np.frombuffer(body, np.uint8) == ord(character)))
 
 
 def table_of(blocks: Blocks) -> Decoded:
@@ -143,7 +177,7 @@ def table_of(blocks: Blocks) -> Decoded:
     header, parts = blocks
     unknown = check_header(NAME, header)
     table = parse_blocks(NAME, parts)
-    _check_rows(rows_of(table))
+    check_rows(rows_of(table))
     return table, [unknown] if unknown else []
 
 
@@ -155,7 +189,7 @@ def _regular(names: Sequence[str], rows: Sequence[tuple[Any, ...]]) -> Decoded |
     columns = dict(zip(names, zip(*rows, strict=True), strict=False))
     if not (all(map(_is_place, {*columns.get("Location", ("",))})) and all(map(_is_day, {*columns.get("Date", ())}))):
         return None
-    _check_rows(len(rows))
+    check_rows(len(rows))
     table = _table(columns, len(rows))
     if all(is_missing(table[name]).all() for name in MEASUREMENTS):
         return None
@@ -163,7 +197,8 @@ def _regular(names: Sequence[str], rows: Sequence[tuple[Any, ...]]) -> Decoded |
     return table, []
 
 
-def _check_rows(rows: int) -> None:
+def check_rows(rows: int) -> None:
+    """Raise TooMany above MAX_ROWS."""
     if rows > MAX_ROWS:
         raise TooMany(f"{NAME}: {rows} observations, at most {MAX_ROWS} are forecast in one request")
 

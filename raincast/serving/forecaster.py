@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 import numpy as np
@@ -16,7 +16,7 @@ from raincast.forecasting.forecast import forecast_table, yes_or_no
 from raincast.forecasting.model import Model
 from raincast.forecasting.writing import render
 from raincast.observations import stations
-from raincast.observations.errors import ObservationError, shorten
+from raincast.observations.errors import ObservationError, TooMany, shorten
 from raincast.serving import decoding, mlflow_protocol
 from raincast.serving.messages import Forecast, ModelName
 from raincast.serving.problems import CONTENT_TYPE as PROBLEM_TYPE
@@ -24,7 +24,10 @@ from raincast.serving.problems import Problem
 
 JSON, CSV = "application/json", "text/csv"
 FORECAST, INVOCATIONS = "/forecast", "/invocations"
+# A single row with all columns has about 600 bytes. Larger bodies are not tried, since decoding them takes time.
+SINGLE_ROW_BYTES = 2_048
 Headers = dict[bytes, bytes]
+T = TypeVar("T")
 
 
 @dataclass(slots=True)
@@ -70,27 +73,27 @@ class Forecaster:
 
     def respond(self, path: str, headers: Headers, body: bytes) -> Response:
         """Return the response to a body. Raises Problem."""
-        prepared = self.prepare(path, headers, body)
+        prepared = self._prepare(path, headers, _decode(decoder(path, headers), body))
         if isinstance(prepared, Response):
             return prepared
         return self.complete(prepared, self.single_rows([prepared])[0])
 
     def single_row(self, path: str, headers: Headers, body: bytes) -> SingleRow | None:
-        """Return the single row of a regular body; None for any other. Never raises."""
-        try:
-            prepared = self.prepare(path, headers, body)
-        except Exception:  # pylint: disable=broad-exception-caught  # TEMP
+        """Return the single row of a regular body; None for any other, also if `respond` would refuse it."""
+        if len(body) > SINGLE_ROW_BYTES:
             return None
+        try:
+            regular = _REGULAR.get(decoder(path, headers))
+            decoded = regular(body) if regular else None
+        except (Problem, ObservationError):
+            return None
+        if decoded is None or not decoding.is_row(decoded[0]):
+            return None
+        prepared = self._prepare(path, headers, decoded)
         return prepared if isinstance(prepared, SingleRow) else None
 
-    def prepare(self, path: str, headers: Headers, body: bytes) -> Response | SingleRow:
-        """Return the response to a body, or its single row, to be completed. Raises Problem."""
-        try:
-            observed, warnings = decoder(path, headers)(body)
-        except decoding.TooMany as error:
-            raise Problem(413, "too_large", str(error)) from error
-        except ObservationError as error:
-            raise Problem.of(error) from error
+    def _prepare(self, path: str, headers: Headers, decoded: decoding.Decoded) -> Response | SingleRow:
+        observed, warnings = decoded
         csv = path == FORECAST and b"accept" in headers and prefers_csv(headers[b"accept"])
         if decoding.is_row(observed):
             return SingleRow(path, csv, observed, warnings, packed_row(observed))
@@ -168,6 +171,27 @@ def decoder(path: str, headers: Headers) -> Callable[[bytes], decoding.Decoded]:
         if media_type.strip() != JSON:
             raise Problem(415, "media_type", f"Content-Type has to be {JSON} or {CSV}")
     return decoding.decode if path == FORECAST else mlflow_protocol.decode
+
+
+# The decoders that are fast enough for the event loop.
+_REGULAR: dict[Any, Callable[[bytes], decoding.Decoded | None]] = {
+    decoding.decode: decoding.decode_regular,
+    mlflow_protocol.decode: mlflow_protocol.decode_regular,
+}
+
+
+def _decode(decode: Callable[[bytes], T], body: bytes) -> T:
+    """Return what a decoder returns. Raises Problem."""
+    try:
+        return decode(body)
+    except TooMany as error:
+        raise Problem(413, "too_large", str(error)) from error
+    except ObservationError as error:
+        raise Problem.of(error) from error
+    except MemoryError as error:
+        raise Problem(413, "too_large", "the body needs more memory than the service has") from error
+    except RecursionError as error:
+        raise Problem(400, "format", "the body is nested too deeply") from error
 
 
 def prefers_csv(accept: bytes) -> bool:

@@ -9,7 +9,16 @@ import msgspec
 
 from raincast.observations.errors import FormatError, ObservationError
 from raincast.observations.parsing import check_header
-from raincast.serving.decoding import NAME, Decoded, check_size, decode_records, decode_rows
+from raincast.serving.decoding import (
+    NAME,
+    Decoded,
+    check_rows,
+    check_size,
+    check_utf_8,
+    decode_records,
+    decode_regular_records,
+    decode_rows,
+)
 
 INPUT_KEYS = ("dataframe_split", "dataframe_records", "instances", "inputs")
 _Split = msgspec.defstruct("_Split", [("columns", list[str]), ("data", msgspec.Raw)])
@@ -24,31 +33,52 @@ def decode(body: bytes) -> Decoded:
     check_size(body)
     if decoded := _decode_regular_split(body):
         return decoded
+    return decode_records(_records(_document(body)))
+
+
+def decode_regular(body: bytes) -> Decoded | None:
+    """Return what `decode` returns for a regular JSON body, None for others. Raises ObservationError."""
+    if decoded := _decode_regular_split(body):
+        return decoded
     try:
-        document = msgspec.json.decode(body)
+        records = _records(msgspec.json.decode(body))
     except (ValueError, RecursionError):
-        # Python's decoder accepts NaN, which some clients send for a missing value.
-        try:
-            document = json.loads(body)
-        except (ValueError, RecursionError) as error:
-            raise FormatError(f"{NAME}: not valid JSON: {error}") from error
+        return None
+    return decode_regular_records(records)
+
+
+def _document(body: bytes) -> Any:
+    try:
+        return msgspec.json.decode(body)
+    except (ValueError, RecursionError):
+        pass
+    try:
+        # Python's decoder accepts NaN, which some clients send for a missing value. Numbers stay text: Python's
+        # integers take time that grows with the square of their length.
+        return json.loads(body.decode("utf-8-sig"), parse_int=str, parse_float=str)
+    except UnicodeDecodeError as error:
+        raise FormatError(f"{NAME}: the JSON is not UTF-8 at byte {error.start + 1}") from error
+    except (ValueError, RecursionError) as error:
+        raise FormatError(f"{NAME}: not valid JSON: {error}") from error
+
+
+def _records(document: Any) -> list[dict[str, Any]]:
     keys = [name for name in INPUT_KEYS if name in document] if isinstance(document, dict) else []
     if len(keys) != 1:
         raise ObservationError(f"{NAME}: a JSON object with one of {', '.join(INPUT_KEYS)} is expected")
     (key,) = keys
     data = document[key]
     if key == "dataframe_split":
-        records = _split_records(data)
-    elif key == "inputs" and isinstance(data, dict):
-        records = _column_records(data)
-    else:
-        records = _checked_records(key, data)
-    return decode_records(records)
+        return _split_records(data)
+    if key == "inputs" and isinstance(data, dict):
+        return _column_records(data)
+    return _checked_records(key, data)
 
 
 def _decode_regular_split(body: bytes) -> Decoded | None:
     """Return the observations of a dataframe_split if each value has its column's type; None for other bodies."""
     try:
+        check_utf_8(body)
         document: Any = _DECODER.decode(body)
     except (ValueError, RecursionError):
         return None
@@ -63,6 +93,7 @@ def _split_records(data: Any) -> list[dict[str, Any]]:
     if not _is_list_of(columns, str) or not _is_list_of(rows, list):
         raise ObservationError(f"{NAME}: dataframe_split needs columns, a list of names, and data, a list of rows")
     check_header(NAME, columns)
+    check_rows(len(rows))
     for number, row in enumerate(rows, 1):
         if len(row) != len(columns):
             raise ObservationError(f"{NAME}: row {number} has {len(row)} values, {len(columns)} are expected")
@@ -73,6 +104,7 @@ def _column_records(data: dict[str, Any]) -> list[dict[str, Any]]:
     lengths = {len(values) for values in data.values() if isinstance(values, list)}
     if len(lengths) != 1 or not _is_list_of([*data.values()], list):
         raise ObservationError(f"{NAME}: inputs needs lists of the same length, one for each column")
+    check_rows(*lengths)
     return [dict(zip(data, row, strict=True)) for row in zip(*data.values(), strict=True)]
 
 

@@ -25,7 +25,7 @@ from hypothesis import strategies as st
 from raincast import temporary
 from raincast.observations import reading
 from raincast.observations.errors import ObservationError
-from raincast.observations.parsing import MOST_COLUMNS
+from raincast.observations.parsing import MAX_COLUMNS
 from raincast.serving.decoding import MAX_ROWS
 from tests.conftest import ROOT, Command, small_disk
 
@@ -110,7 +110,7 @@ BOMBS = {
     ),
     "Parquet of many columns": (
         parquet("""SELECT 'Sydney' AS "Location", 1 AS "Rainfall",""" + ",".join(f"1 AS c{i}" for i in range(5000))),
-        f"5002 columns, at most {MOST_COLUMNS} are read",
+        f"5002 columns, at most {MAX_COLUMNS} are read",
     ),
     "JSON of nested lists": (gzipped((b"[" * 1_000_000, 240)), "not a list of observations"),
     "JSON of empty lists": (gzipped((b"[", 1), (b"[]," * 300_000, 200)), "not a list of observations"),
@@ -121,7 +121,7 @@ BOMBS = {
     ),
     "JSON of many columns": (
         gzipped((b"[", 1), (b"{" + b",".join(b'"%d":1' % i for i in range(5000)) + b"},", 100)),
-        f"more than {MOST_COLUMNS} columns",
+        f"more than {MAX_COLUMNS} columns",
     ),
     "JSON of a million observations": (gzipped((b"[", 1), (RECORD * 1000, 1000)), "does not end|not valid JSON"),
     "CSV of a line without end": (gzipped((GOOD, 1), (b"1" * 1_000_000, 240)), "line 3 is longer than 65536 bytes"),
@@ -130,7 +130,7 @@ BOMBS = {
     "CSV of long texts": (gzipped((b"Location,Rainfall\n", 1), (b"x" * 60_000 + b",1\n", 3000)), "3000 problems"),
     "CSV of many columns": (
         gzipped((b"Location,Rainfall" + b"," * 65_000 + b"\n", 1), (b"a\n", 30_000)),
-        f"65002 columns, at most {MOST_COLUMNS} are read",
+        f"65002 columns, at most {MAX_COLUMNS} are read",
     ),
     "CSV of short rows": (
         gzipped((b"Location,Rainfall," + b",".join(b"c%d" % i for i in range(900)) + b"\n", 1), (b"a\n", 500_000)),

@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from raincast.observations.columns import COLUMNS, Column
-from raincast.observations.errors import FormatError, ObservationError
+from raincast.observations.errors import FormatError, ObservationError, TooMany
 from raincast.observations.table import Table, rows_of
 from raincast.serving import decoding
 from raincast.serving.openapi import EXAMPLE
@@ -306,7 +306,7 @@ def test_observations_up_to_the_limit_are_accepted_and_one_more_is_refused(rainf
         lambda: decoding.decode(body_of(_many(10_001, rainfall))),
         lambda: decoding.decode_records(_many(10_001, rainfall)),
     ):
-        with pytest.raises(decoding.TooMany, match="10001 observations, at most 10000 are forecast in one request"):
+        with pytest.raises(TooMany, match="10001 observations, at most 10000 are forecast in one request"):
             call()
 
 
@@ -314,7 +314,7 @@ def test_csv_lines_up_to_the_limit_are_accepted_and_one_more_is_refused() -> Non
     lines = ["Location,Rainfall"] + ["Sydney,1"] * 10_000
     assert rows_of(as_table(decoding.decode_csv("\n".join(lines).encode() + b"\n")[0])) == 10_000
     assert rows_of(as_table(decoding.decode_csv("\n".join(lines).encode())[0])) == 10_000
-    with pytest.raises(decoding.TooMany, match="more than 10000"):
+    with pytest.raises(TooMany, match="more than 10000"):
         decoding.decode_csv("\n".join([*lines, "Sydney,1"]).encode() + b"\n")
 
 
@@ -322,7 +322,7 @@ def test_csv_lines_up_to_the_limit_are_accepted_and_one_more_is_refused() -> Non
 def test_a_body_of_far_too_many_values_is_refused_before_it_is_decoded(part: bytes) -> None:
     body = b"[" + b",".join([part] * (100 * decoding.MAX_ROWS + 2)) + b"]"
     not_decoded = mock.patch.object(decoding, "json_blocks", side_effect=AssertionError("the body was decoded"))
-    with not_decoded, pytest.raises(decoding.TooMany, match="more values than 10000 observations have"):
+    with not_decoded, pytest.raises(TooMany, match="more values than 10000 observations have"):
         decoding.decode(body)
 
 

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from raincast.observations.errors import FormatError, ObservationError
+from raincast.observations.errors import FormatError, ObservationError, TooMany
 from raincast.observations.table import Table
 from raincast.serving import decoding, mlflow_protocol
 from raincast.serving.openapi import EXAMPLE
@@ -145,7 +145,7 @@ def test_more_observations_than_the_limit_are_refused(
     monkeypatch.setattr(decoding, "MAX_ROWS", 3)
     sent = [{"Location": "Sydney", "Rainfall": float(value)} for value in range(4)]
     assert _decoded(shape(sent[:3]))["Rainfall"].tolist() == [0.0, 1.0, 2.0]
-    with pytest.raises(decoding.TooMany, match="4 observations, at most 3 are forecast in one request"):
+    with pytest.raises(TooMany, match="4 observations, at most 3 are forecast in one request"):
         mlflow_protocol.decode(json.dumps(shape(sent)).encode())
 
 
@@ -250,7 +250,7 @@ def test_a_value_of_any_depth_is_refused_or_ignored(name: str) -> None:
 
 def test_a_body_of_far_too_many_values_is_refused_before_it_is_decoded() -> None:
     body = b'{"instances": [' + b",".join([b"{}"] * (4 * decoding.MAX_ROWS + 1)) + b"]}"
-    with pytest.raises(decoding.TooMany, match="more values than 10000 observations have"):
+    with pytest.raises(TooMany, match="more values than 10000 observations have"):
         mlflow_protocol.decode(body)
 
 
