@@ -12,6 +12,12 @@ prediction.py serve                    over HTTP; `prediction.py serve --help` h
 from __future__ import annotations
 
 # pylint: disable=wrong-import-position
+from raincast import signals
+
+if __name__ == "__main__":
+    # Before the imports that take time.
+    signals.exit_on_signals()
+
 import argparse
 import contextlib
 import os
@@ -43,7 +49,7 @@ FORMAT_OF_SUFFIX: dict[str, writing.OutputFormat] = {
 
 def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     """Parse the command line; flags default to RAINCAST_* in the environment."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = cli.Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "input",
         nargs="?",
@@ -76,7 +82,7 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
 
 def serve_arguments(argv: list[str]) -> argparse.Namespace:
     """Parse the command line after `serve`; flags default to RAINCAST_* in the environment."""
-    parser = argparse.ArgumentParser(prog="prediction.py serve", description="Forecast over HTTP.")
+    parser = cli.Parser(prog="prediction.py serve", description="Forecast over HTTP.")
     add = parser.add_argument
     add(
         "--host",
@@ -113,7 +119,7 @@ def serve(given: argparse.Namespace) -> None:
 
 def output_format(given: argparse.Namespace) -> writing.OutputFormat:
     """Return the output format: --format, else by the suffix of --output. Raises CallError."""
-    if given.output is not None and not Path(given.output).resolve().parent.is_dir():
+    if given.output is not None and not Path(os.path.realpath(given.output)).parent.is_dir():
         raise cli.CallError(f"{given.output}: there is no such folder")
     if given.output is not None and Path(given.output).is_dir():
         raise cli.CallError(f"{given.output}: is a folder, not a file")
@@ -164,5 +170,5 @@ def output(path: Path | None) -> Iterator[IO[bytes]]:
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["serve"]:
-        sys.exit(cli.run(lambda: serve(serve_arguments(sys.argv[2:]))))
-    sys.exit(cli.run(lambda: predict(arguments())))
+        cli.main(lambda: serve(serve_arguments(sys.argv[2:])))
+    cli.main(lambda: predict(arguments()))

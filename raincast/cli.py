@@ -5,21 +5,31 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
-import signal
 import sys
+import traceback
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import IO, NoReturn
 
+from raincast import signals
 from raincast.atomic import TargetError
 from raincast.forecasting.model import ModelError
-from raincast.observations.errors import ObservationError
+from raincast.observations.errors import ObservationError, printable
+from raincast.redaction import redact
 
-DONE, FAILED, WRONG_INPUT, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
+DONE, FAILED, WRONG_INPUT = 0, 1, 2
 
 
 class CallError(ValueError):
     """Invalid arguments or settings of a command."""
+
+
+class Parser(argparse.ArgumentParser):
+    """Parser whose messages hold neither control characters nor secrets of URLs."""
+
+    def _print_message(self, message: str, file: IO[str] | None = None) -> None:
+        super()._print_message("\n".join(printable(redact(line)) for line in message.split("\n")), file)
 
 
 def setting(name: str, default: str | None = None) -> str | None:
@@ -51,8 +61,19 @@ def seconds(text: str) -> float:
     return number
 
 
+def main(command: Callable[[], None]) -> NoReturn:
+    """Run a command as a process: exit with its code, or by a signal with 128 and the signal's number."""
+    signals.exit_on_signals()
+    signals.remove_temporary_files()
+    try:
+        code = run(command)
+    finally:
+        signals.ignore_signals()
+    sys.exit(code)
+
+
 def run(command: Callable[[], None]) -> int:
-    """Run a command and return its exit code: 0 done, 2 invalid input or call, 1 other failure, 130 or 143 by a signal.
+    """Run a command and return its exit code: 0 done, 2 invalid input or call, 1 other failure.
 
     Expected errors become one line on stderr; an unexpected error keeps its traceback.
     """
@@ -64,11 +85,6 @@ def run(command: Callable[[], None]) -> int:
             shown.add(str(message))
             _print(f"{name}: warning", message)
 
-    def terminated(*_: object) -> None:
-        # As an exception, so that context managers clean up.
-        raise SystemExit(TERMINATED)
-
-    signal.signal(signal.SIGTERM, terminated)
     with warnings.catch_warnings():
         warnings.showwarning = warn
         try:
@@ -80,20 +96,35 @@ def run(command: Callable[[], None]) -> int:
         except ModelError as error:
             return _print(name, error, FAILED)
         except BrokenPipeError:
-            # The reader of the output, such as `head`, has gone. Python would report it again on exit.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            # The reader of the output, such as `head`, has gone.
+            _drop_output()
             return FAILED
         except OSError as error:
+            _drop_output()
             reason = error.strerror or str(error)
             return _print(name, f"{error.filename}: {reason}" if error.filename else reason, FAILED)
-        except KeyboardInterrupt:
-            return _print(name, "interrupted", INTERRUPTED)
+        except MemoryError:
+            return _print(name, "out of memory", FAILED)
+        except RecursionError:
+            return _print(name, "the input is nested too deeply", FAILED)
+        except Exception:  # pylint: disable=broad-exception-caught  # shown as Python would, but without secrets
+            if sys.stderr is not None:
+                with contextlib.suppress(OSError):
+                    print(redact(traceback.format_exc()), file=sys.stderr, end="", flush=True)
+            return FAILED
     return DONE
+
+
+def _drop_output() -> None:
+    """Write what is left in the buffer of standard output nowhere: Python would report a failure again on exit."""
+    if sys.stdout is not None:
+        with contextlib.suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _print(name: str, message: object, code: int = DONE) -> int:
     # If standard error is closed, print would write into the forecasts on standard output.
     if sys.stderr is not None:
         with contextlib.suppress(OSError):
-            print(f"{name}: {message}", file=sys.stderr, flush=True)
+            print(printable(redact(f"{name}: {message}")), file=sys.stderr, flush=True)
     return code

@@ -54,7 +54,11 @@ class ObservationWarning(UserWarning):
 
 def shorten(text: str, length: int = 40) -> str:
     """Return a text for a message: cut to a length, with unprintable characters escaped."""
-    text = _cut(text, length)
+    return printable(_cut(text, length))
+
+
+def printable(text: str) -> str:
+    """Return a text with unprintable characters escaped, among them those that control a terminal."""
     return text if text.isprintable() else "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 

@@ -7,10 +7,13 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from raincast.observations.errors import printable
+
 
 @contextmanager
 def stage(name: str) -> Iterator[None]:
     """Print the name of a stage on stderr when it begins, and its duration in seconds when it ends."""
+    name = printable(name)
     print(f"{name} ...", file=sys.stderr, flush=True)
     start = time.monotonic()
     yield

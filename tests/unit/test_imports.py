@@ -16,15 +16,17 @@ TRAINING_ONLY = {"joblib", "matplotlib", "mlflow", "onnx", "pandas", "pandera", 
 # The rooms and modules that each room may import besides itself, from the bottom up.
 ALLOWED = {
     "atomic": set(),
+    "signals": set(),
+    "redaction": set(),
     "verification": set(),
     "observations": set(),
     "features": {"observations"},
     "forecasting": {"observations", "features"},
     "batch": {"observations", "features", "forecasting"},
     "serving": {"observations", "features", "forecasting"},
-    "training": {"observations", "features", "forecasting", "verification", "atomic"},
-    "lifecycle": {"observations", "features", "forecasting", "verification", "atomic", "training"},
-    "cli": {"observations", "forecasting", "atomic"},
+    "training": {"observations", "features", "forecasting", "verification", "atomic", "redaction"},
+    "lifecycle": {"observations", "features", "forecasting", "verification", "atomic", "training", "redaction"},
+    "cli": {"observations", "forecasting", "atomic", "signals", "redaction"},
 }
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
 
