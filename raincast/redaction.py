@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import re
+from urllib.parse import unquote
 
+# Shorter parts of a URL are in texts by chance.
+SHORTEST_SECRET = 3
 _URL = re.compile(r"([A-Za-z][\w+.-]*://)([^\s'\"<>]*)")
 _AUTHORITY = re.compile(r"(\[[^\]]*\]|[^:]*)(:\d*)?")
 
@@ -11,6 +14,17 @@ _AUTHORITY = re.compile(r"(\[[^\]]*\]|[^:]*)(:\d*)?")
 def redact(text: str) -> str:
     """Return a text whose URLs lack user, password, query and fragment; in doubt more than these is left out."""
     return _URL.sub(_redacted, text) if "://" in text else text
+
+
+def without_parts_of(text: str, url: str) -> str:
+    """Return a redacted text without the secrets of a URL, which libraries also quote in pieces, such as the path."""
+    user = url.partition("://")[2].rpartition("@")[0]
+    query = re.split(r"[?#]", url, maxsplit=1)[1:]
+    parts = re.split(r"[:@/?#&=]", "/".join([user, *query]))
+    for part in sorted({*parts, *map(unquote, parts)}, key=len, reverse=True):
+        if len(part) >= SHORTEST_SECRET:
+            text = text.replace(part, "***")
+    return redact(text)
 
 
 def _redacted(match: re.Match[str]) -> str:

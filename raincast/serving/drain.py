@@ -48,16 +48,16 @@ class DrainingServer(uvicorn.Server):
             self.stop_at = 0.0
             self.force_exit = self.should_exit
 
-    @contextlib.contextmanager
-    def capture_signals(self) -> Generator[None, None, None]:
-        """Handle signals without uvicorn's raising them again at the end: a drained server was not killed.
-
-        The handler stays, so that a later signal does not cut short the writing of the logs.
-        """
+    def handle_signals(self) -> None:
+        """Drain on signals from now on; later ones do not cut short the writing of the logs either."""
         for sig in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             # nohup ignores SIGHUP.
             if sig != signal.SIGHUP or signal.getsignal(sig) is not signal.SIG_IGN:
                 signal.signal(sig, self.handle_exit)
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Generator[None, None, None]:
+        """Leave signals as they are, instead of uvicorn's raising them again: a drained server was not killed."""
         yield
 
     async def on_tick(self, counter: int) -> bool:

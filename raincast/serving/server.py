@@ -29,13 +29,14 @@ def serve(model: Model, host: str, port: int, drain_seconds: float, forecast_log
     Connection.limit = min(Connection.limit, raised_file_limit() - OTHER_FILES)
     with contextlib.closing(Service(model, forecast_log)) as service:
         listener = listen(host, port)
-        address = listener.getsockname()
-        name = f"{model.description['name']} {model.version}"
+        server = draining(service, listener, drain_seconds)
+        server.handle_signals()
+        name, address = f"{model.description['name']} {model.version}", listener.getsockname()
         print(printable(f"serving {name} on http://{host}:{address[1]}"), file=sys.stderr)
         # Exclude long-lived start-up objects from garbage collection.
         gc.collect()
         gc.freeze()
-        run(service, listener, drain_seconds)
+        server.run(sockets=[listener])
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -53,8 +54,8 @@ def listen(host: str, port: int) -> socket.socket:
     return listener
 
 
-def run(service: Service, listener: socket.socket, drain_seconds: float) -> None:
-    """Serve an application on a listening socket until a signal ends it."""
+def draining(service: Service, listener: socket.socket, drain_seconds: float) -> DrainingServer:
+    """Return the server of an application on a listening socket."""
     config = uvicorn.Config(
         service,
         http=FastConnection,
@@ -70,7 +71,7 @@ def run(service: Service, listener: socket.socket, drain_seconds: float) -> None
         server_header=False,
         backlog=BACKLOG,
     )
-    DrainingServer(config, listener, drain_seconds).run(sockets=[listener])
+    return DrainingServer(config, listener, drain_seconds)
 
 
 def raised_file_limit() -> int:
