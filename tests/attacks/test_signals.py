@@ -59,7 +59,7 @@ def duration(folder: Path, call: list[object]) -> float:
     return time.monotonic() - start
 
 
-@pytest.mark.parametrize(("rows", "suffix", "tries"), [(50, "csv", 20), (60_000, "parquet", 24)])
+@pytest.mark.parametrize(("rows", "suffix", "tries"), [(50, "csv", 20), (60_000, "parquet", 12)])
 def test_a_forecast_ends_by_contract_after_a_signal_at_any_moment(
     rows: int, suffix: str, tries: int, tmp_path: Path, trained: Path
 ) -> None:
