@@ -11,7 +11,7 @@ prediction.py serve                    over HTTP; `prediction.py serve --help` h
 
 from __future__ import annotations
 
-# pylint: disable=wrong-import-position
+# pylint: disable=wrong-import-position,wrong-import-order
 from raincast import signals
 
 if __name__ == "__main__":

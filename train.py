@@ -8,7 +8,7 @@ train.py --verify-from 2015-07-01      train before this date, verify from it on
 
 from __future__ import annotations
 
-# pylint: disable=wrong-import-position
+# pylint: disable=wrong-import-position,wrong-import-order
 from raincast import signals
 
 if __name__ == "__main__":

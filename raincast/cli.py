@@ -10,7 +10,7 @@ import traceback
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO, NoReturn
+from typing import Any, NoReturn
 
 from raincast import signals
 from raincast.atomic import TargetError
@@ -28,7 +28,7 @@ class CallError(ValueError):
 class Parser(argparse.ArgumentParser):
     """Parser whose messages hold neither control characters nor secrets of URLs."""
 
-    def _print_message(self, message: str, file: IO[str] | None = None) -> None:
+    def _print_message(self, message: str, file: Any = None) -> None:
         super()._print_message("\n".join(printable(redact(line)) for line in message.split("\n")), file)
 
 
@@ -93,26 +93,27 @@ def run(command: Callable[[], None]) -> int:
                 sys.stdout.flush()
         except (ObservationError, CallError, TargetError) as error:
             return _print(name, error, WRONG_INPUT)
-        except ModelError as error:
-            return _print(name, error, FAILED)
-        except BrokenPipeError:
-            # The reader of the output, such as `head`, has gone.
+        except (ModelError, OSError, MemoryError, RecursionError) as error:
             _drop_output()
-            return FAILED
-        except OSError as error:
-            _drop_output()
-            reason = error.strerror or str(error)
-            return _print(name, f"{error.filename}: {reason}" if error.filename else reason, FAILED)
-        except MemoryError:
-            return _print(name, "out of memory", FAILED)
-        except RecursionError:
-            return _print(name, "the input is nested too deeply", FAILED)
+            # The reader of the output, such as `head`, may have gone.
+            return FAILED if isinstance(error, BrokenPipeError) else _print(name, _reason(error), FAILED)
         except Exception:  # pylint: disable=broad-exception-caught  # shown as Python would, but without secrets
             if sys.stderr is not None:
                 with contextlib.suppress(OSError):
                     print(redact(traceback.format_exc()), file=sys.stderr, end="", flush=True)
             return FAILED
     return DONE
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, MemoryError):
+        return "out of memory"
+    if isinstance(error, RecursionError):
+        return "the input is nested too deeply"
+    if isinstance(error, OSError):
+        reason = error.strerror or str(error)
+        return f"{error.filename}: {reason}" if error.filename else reason
+    return str(error)
 
 
 def _drop_output() -> None:

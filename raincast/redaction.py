@@ -7,7 +7,7 @@ from urllib.parse import unquote
 
 # Shorter parts of a URL are in texts by chance.
 SHORTEST_SECRET = 3
-_URL = re.compile(r"([A-Za-z][\w+.-]*://)([^\s'\"<>]*)")
+_URL = re.compile(r"([A-Za-z][\w+.-]*://)([^\s'\"<>]*[^\s'\"<>:,;.)])")
 _AUTHORITY = re.compile(r"(\[[^\]]*\]|[^:]*)(:\d*)?")
 
 

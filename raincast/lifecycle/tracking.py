@@ -59,7 +59,15 @@ def log(directory: Path, pipeline: Pipeline, table: Table) -> str:
         with model.opened(directory) as descriptor:
             # All files are of one model, even if another training replaces it meanwhile.
             return _log(store, Path(f"/proc/self/fd/{descriptor}"), pipeline, table, example)
-    except (mlflow.MlflowException, SQLAlchemyError, CommandError, HTTPError, ImportError, OSError, ValueError) as error:
+    except (
+        mlflow.MlflowException,
+        SQLAlchemyError,
+        CommandError,
+        HTTPError,
+        ImportError,
+        OSError,
+        ValueError,
+    ) as error:
         lines = without_parts_of(str(error), store).strip().split("\n")
         reason = f"not logged to {redact(store)}: {lines[0] or type(error).__name__}"
         # Without the cause, whose text may have secrets.

@@ -32,6 +32,7 @@ FEW_TREES = ("--iterations", "2")
         ("http://u:12/s3cr3t@host/x", "http://host/x"),
         ("http://host:80/a?mail=a@b&token=s3cr3t", "http://host:80/a"),
         ("http://host/a@b", "http://host/a@b"),
+        ("not logged to http://user:s3cr3t@127.0.0.1:9: refused", "not logged to http://127.0.0.1:9: refused"),
         ("http://[::1]:80/a http://u:s3cr3t@h", "http://[::1]:80/a http://h"),
         ("sqlite:////a/b.db", "sqlite:////a/b.db"),
     ],

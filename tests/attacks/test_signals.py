@@ -46,7 +46,7 @@ def stopped(folder: Path, call: list[object], number: signal.Signals, delay: flo
     if not early:
         assert b"Traceback" not in stderr and b"Exception ignored" not in stderr, (number, delay, stderr.decode())
         assert not os.listdir(folder / "tmp"), (number, delay)
-        assert not [path for path in folder.rglob("*.raincast")], (number, delay)
+        assert not list(folder.rglob("*.raincast")), (number, delay)
     return process.returncode
 
 
