@@ -94,7 +94,7 @@ def run(command: Callable[[], None]) -> int:
         except (ObservationError, CallError, TargetError) as error:
             return _print(name, error, WRONG_INPUT)
         except (ModelError, OSError, MemoryError, RecursionError) as error:
-            _drop_output()
+            _drop_unwritable_output()
             # The reader of the output, such as `head`, may have gone.
             return FAILED if isinstance(error, BrokenPipeError) else _print(name, _reason(error), FAILED)
         except Exception:  # pylint: disable=broad-exception-caught  # shown as Python would, but without secrets
@@ -116,10 +116,12 @@ def _reason(error: Exception) -> str:
     return str(error)
 
 
-def _drop_output() -> None:
-    """Write what is left in the buffer of standard output nowhere: Python would report a failure again on exit."""
+def _drop_unwritable_output() -> None:
+    """Write what is left for a full or closed standard output nowhere: Python would report it again on exit."""
     if sys.stdout is not None:
-        with contextlib.suppress(OSError, ValueError):
+        try:
+            sys.stdout.flush()
+        except OSError:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
