@@ -11,7 +11,13 @@ prediction.py serve                    over HTTP; `prediction.py serve --help` h
 
 from __future__ import annotations
 
-# pylint: disable=wrong-import-position
+# pylint: disable=wrong-import-position,wrong-import-order
+from raincast import signals
+
+if __name__ == "__main__":
+    # Before the imports that take time.
+    signals.exit_on_signals()
+
 import argparse
 import contextlib
 import os
@@ -43,7 +49,7 @@ FORMAT_OF_SUFFIX: dict[str, writing.OutputFormat] = {
 
 def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     """Parse the command line; flags default to RAINCAST_* in the environment."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = cli.Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "input",
         nargs="?",
@@ -76,7 +82,7 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
 
 def serve_arguments(argv: list[str]) -> argparse.Namespace:
     """Parse the command line after `serve`; flags default to RAINCAST_* in the environment."""
-    parser = argparse.ArgumentParser(prog="prediction.py serve", description="Forecast over HTTP.")
+    parser = cli.Parser(prog="prediction.py serve", description="Forecast over HTTP.")
     add = parser.add_argument
     add(
         "--host",
@@ -183,5 +189,5 @@ def output(path: Path | None) -> Iterator[IO[bytes]]:
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["serve"]:
-        sys.exit(cli.run(lambda: serve(serve_arguments(sys.argv[2:]))))
-    sys.exit(cli.run(lambda: predict(arguments())))
+        cli.main(lambda: serve(serve_arguments(sys.argv[2:])))
+    cli.main(lambda: predict(arguments()))

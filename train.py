@@ -8,10 +8,15 @@ train.py --verify-from 2015-07-01      train before this date, verify from it on
 
 from __future__ import annotations
 
-# pylint: disable=wrong-import-position
+# pylint: disable=wrong-import-position,wrong-import-order
+from raincast import signals
+
+if __name__ == "__main__":
+    # Before the imports that take time.
+    signals.exit_on_signals()
+
 import argparse
 import os
-import sys
 from functools import partial
 from pathlib import Path
 
@@ -26,6 +31,7 @@ from raincast import cli
 from raincast.forecasting import model
 from raincast.observations import download, reading
 from raincast.observations.columns import TARGET
+from raincast.redaction import redact
 from raincast.training import (
     bundle,
     data_checks,
@@ -45,7 +51,7 @@ BUNDLED = Path(__file__).resolve().parent / "data" / "observations.csv.gz"
 
 def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     """Parse the command line; flags default to RAINCAST_* in the environment."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = cli.Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--data", default=cli.setting("DATA", str(BUNDLED)), help="path or URL (RAINCAST_DATA; default: bundled)")
     add("--sha256", default=cli.setting("DATA_SHA256"), help="the data's expected SHA-256, packed or unpacked")
@@ -62,7 +68,7 @@ def train(given: argparse.Namespace) -> None:
     """Read, check, fit, export, verify, save, log."""
     config = ModelConfig(iterations=given.iterations)
     bundle.check_target(given.out)
-    name = download.without_secrets(given.data)
+    name = redact(given.data)
     with download.local_copy(given.data) as path, stage(f"reading {name}"):
         data_sha256 = download.verified_sha256(name, path, given.sha256)
         table = reading.read(path, name=name, target=True)
@@ -97,9 +103,10 @@ def train(given: argparse.Namespace) -> None:
     if not given.no_tracking:
         from raincast.lifecycle import tracking  # pylint: disable=import-outside-toplevel
 
-        with stage("logging the run to MLflow"):
+        # MLflow notes in its store that the run has failed.
+        with stage("logging the run to MLflow"), signals.orderly():
             tracking.log(given.out, pipeline, table)
 
 
 if __name__ == "__main__":
-    sys.exit(cli.run(lambda: train(arguments())))
+    cli.main(lambda: train(arguments()))

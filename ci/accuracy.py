@@ -144,4 +144,4 @@ def judge(given: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(cli.run(lambda: judge(arguments())))
+    cli.main(lambda: judge(arguments()))

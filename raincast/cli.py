@@ -5,21 +5,31 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
-import signal
 import sys
+import traceback
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any, NoReturn
 
+from raincast import signals
 from raincast.atomic import TargetError
 from raincast.forecasting.model import ModelError
 from raincast.observations.errors import ObservationError, printable
+from raincast.redaction import redact
 
-DONE, FAILED, WRONG_INPUT, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
+DONE, FAILED, WRONG_INPUT = 0, 1, 2
 
 
 class CallError(ValueError):
     """Invalid arguments or settings of a command."""
+
+
+class Parser(argparse.ArgumentParser):
+    """Parser whose messages hold neither control characters nor secrets of URLs."""
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        super()._print_message("\n".join(printable(redact(line)) for line in message.split("\n")), file)
 
 
 def setting(name: str, default: str | None = None) -> str | None:
@@ -51,8 +61,19 @@ def seconds(text: str) -> float:
     return number
 
 
+def main(command: Callable[[], None]) -> NoReturn:
+    """Run a command as a process: exit with its code, or by a signal with 128 and the signal's number."""
+    signals.exit_on_signals()
+    signals.remove_temporary_files()
+    try:
+        code = run(command)
+    finally:
+        signals.ignore_signals()
+    sys.exit(code)
+
+
 def run(command: Callable[[], None]) -> int:
-    """Run a command and return its exit code: 0 done, 2 invalid input or call, 1 other failure, 130 or 143 by a signal.
+    """Run a command and return its exit code: 0 done, 2 invalid input or call, 1 other failure.
 
     Expected errors become one line on stderr; an unexpected error keeps its traceback.
     """
@@ -64,11 +85,6 @@ def run(command: Callable[[], None]) -> int:
             shown.add(str(message))
             _print(f"{name}: warning", message)
 
-    def terminated(*_: object) -> None:
-        # As an exception, so that context managers clean up.
-        raise SystemExit(TERMINATED)
-
-    signal.signal(signal.SIGTERM, terminated)
     with warnings.catch_warnings():
         warnings.showwarning = warn
         try:
@@ -77,23 +93,41 @@ def run(command: Callable[[], None]) -> int:
                 sys.stdout.flush()
         except (ObservationError, CallError, TargetError) as error:
             return _print(name, error, WRONG_INPUT)
-        except ModelError as error:
-            return _print(name, error, FAILED)
-        except BrokenPipeError:
-            # The reader of the output, such as `head`, has gone. Python would report it again on exit.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        except (ModelError, OSError, MemoryError, RecursionError) as error:
+            _drop_unwritable_output()
+            # The reader of the output, such as `head`, may have gone.
+            return FAILED if isinstance(error, BrokenPipeError) else _print(name, _reason(error), FAILED)
+        except Exception:  # pylint: disable=broad-exception-caught  # shown as Python would, but without secrets
+            if sys.stderr is not None:
+                with contextlib.suppress(OSError):
+                    print(redact(traceback.format_exc()), file=sys.stderr, end="", flush=True)
             return FAILED
-        except OSError as error:
-            reason = error.strerror or str(error)
-            return _print(name, f"{error.filename}: {reason}" if error.filename else reason, FAILED)
-        except KeyboardInterrupt:
-            return _print(name, "interrupted", INTERRUPTED)
     return DONE
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, MemoryError):
+        return "out of memory"
+    if isinstance(error, RecursionError):
+        return "the input is nested too deeply"
+    if isinstance(error, OSError):
+        reason = error.strerror or str(error)
+        return f"{error.filename}: {reason}" if error.filename else reason
+    return str(error)
+
+
+def _drop_unwritable_output() -> None:
+    """Write what is left for a full or closed standard output nowhere: Python would report it again on exit."""
+    if sys.stdout is not None:
+        try:
+            sys.stdout.flush()
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _print(name: str, message: object, code: int = DONE) -> int:
     # If standard error is closed, print would write into the forecasts on standard output.
     if sys.stderr is not None:
         with contextlib.suppress(OSError):
-            print(printable(f"{name}: {message}"), file=sys.stderr, flush=True)
+            print(printable(redact(f"{name}: {message}")), file=sys.stderr, flush=True)
     return code

@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -101,20 +104,18 @@ class Model:
 def load(directory: Path = DIRECTORY) -> Model:
     """Load a model directory after checking every file against its SHA-256.
 
-    Raises ModelError if a file is missing or changed, or if the model was trained on other features or stations.
+    All files come from one directory, even if another takes its place meanwhile. Raises ModelError if a file is missing
+    or changed, or if the model was trained on other features or stations.
     """
-    description = describe(directory)
-    content = {}
-    missing = {GRAPH, SINGLE_ROW_GRAPH} - set(description["files"])
-    if missing:
-        raise ModelError(f"{directory}: has no {', '.join(sorted(missing))}; train again with this version of Raincast")
-    for name, expected in description["files"].items():
-        if name == PIPELINE and not (directory / name).exists():
-            # The serving image leaves it out.
-            continue
-        content[name] = read_file(directory / name)
-        if sha256(content[name]) != expected:
-            raise ModelError(f"{directory / name}: SHA-256 differs from that in {DESCRIPTION}: the file was changed")
+    while True:
+        with opened(directory) as descriptor:
+            try:
+                description, content = _read_files(directory, descriptor)
+                break
+            except ModelError:
+                # The files of a directory that was exchanged are deleted while they are read here.
+                if _is_at(descriptor, directory):
+                    raise
     if tuple(description["features"]) != feature_names():
         raise ModelError(f"{directory}: trained on other features than this version of Raincast computes; train again")
     if description["stations_sha256"] != sha256(read_file(stations.PATH)):
@@ -122,23 +123,68 @@ def load(directory: Path = DIRECTORY) -> Model:
     return Model(session(content[GRAPH]), session(content[SINGLE_ROW_GRAPH]), description)
 
 
-def describe(directory: Path = DIRECTORY) -> dict[str, Any]:
-    """Return the content of model.json, checked against the SHA-256 it records of itself. Raises ModelError."""
+@contextmanager
+def opened(directory: Path) -> Iterator[int | None]:
+    """Yield a descriptor of a directory, from which its files are read even if another takes its place; else None."""
+    try:
+        descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError:
+        # Reading the description raises the error.
+        yield None
+        return
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _is_at(descriptor: int | None, directory: Path) -> bool:
+    """Return True if a descriptor is that of the directory which now has this path."""
+    try:
+        return descriptor is None or os.path.samestat(os.fstat(descriptor), os.stat(directory))
+    except OSError:
+        return True
+
+
+def _read_files(directory: Path, descriptor: int | None) -> tuple[dict[str, Any], dict[str, bytes]]:
+    """Return the description and the content of the files that it lists, each checked. Raises ModelError."""
+    description = describe(directory, descriptor)
+    content = {}
+    missing = {GRAPH, SINGLE_ROW_GRAPH} - set(description["files"])
+    if missing:
+        raise ModelError(f"{directory}: has no {', '.join(sorted(missing))}; train again with this version of Raincast")
+    for name, expected in description["files"].items():
+        if name == PIPELINE and name not in os.listdir(directory if descriptor is None else descriptor):
+            # The serving image leaves it out.
+            continue
+        content[name] = read_file(directory / name, descriptor)
+        if sha256(content[name]) != expected:
+            raise ModelError(f"{directory / name}: SHA-256 differs from that in {DESCRIPTION}: the file was changed")
+    return description, content
+
+
+def describe(directory: Path = DIRECTORY, descriptor: int | None = None) -> dict[str, Any]:
+    """Return the content of model.json, checked against the SHA-256 it records of itself. Raises ModelError.
+
+    With a `descriptor` the file is read from the directory that it refers to.
+    """
     path = directory / DESCRIPTION
     try:
-        description = json.loads(read_file(path))
+        description = json.loads(read_file(path, descriptor))
         expected = description.pop("sha256")
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ModelError(f"{path}: not a model description: {error}") from error
     if expected != sha256(canonical_json(description)):
         raise ModelError(f"{path}: SHA-256 differs from the one it records: the file was changed")
     return dict(description)
 
 
-def read_file(path: Path) -> bytes:
-    """Read a file. Raises ModelError."""
+def read_file(path: Path, descriptor: int | None = None) -> bytes:
+    """Read a file, with a `descriptor` of its directory from that. Raises ModelError."""
     try:
-        return path.read_bytes()
+        name = path if descriptor is None else path.name
+        with open(os.open(name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=descriptor), "rb") as file:
+            return file.read()
     except FileNotFoundError as error:
         raise ModelError(f"{path}: there is no such file; train a model with `make train`") from error
     except OSError as error:

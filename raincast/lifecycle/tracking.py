@@ -14,11 +14,13 @@ import mlflow
 import numpy as np
 import onnx
 import pandas as pd
+from alembic.util import CommandError
 from mlflow.models import ModelSignature
 from mlflow.types import ColSpec, Schema, TensorSpec
 from mlflow.types.schema import AnyType
 from sklearn.pipeline import Pipeline
 from sqlalchemy.exc import SQLAlchemyError
+from urllib3.exceptions import HTTPError
 
 from raincast import temporary
 from raincast.features.build import build_features
@@ -26,6 +28,7 @@ from raincast.forecasting import model
 from raincast.observations import stations
 from raincast.observations.columns import COLUMNS
 from raincast.observations.table import Table, take
+from raincast.redaction import redact, without_parts_of
 
 DEFAULT_STORE = "sqlite:///mlflow.db"
 EXPERIMENT = "raincast"
@@ -48,23 +51,41 @@ def log(directory: Path, pipeline: Pipeline, table: Table) -> str:
         logging.getLogger(name).setLevel(logging.ERROR)
     # By default MLflow retries for several minutes if the server does not respond.
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+    # By default MLflow prints the URL of the run with the store's user and password.
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
     store = os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_STORE
-    description = model.describe(directory)
     example = frame(take(table, slice(0, EXAMPLE_ROWS)))
     try:
-        mlflow.set_tracking_uri(store)
-        mlflow.set_experiment(EXPERIMENT)
-        with mlflow.start_run(run_name=description["version"]) as run:
-            mlflow.log_params(parameters(description))
-            mlflow.log_metrics(metrics(description["verification"]))
-            mlflow.set_tags({name: description[name] for name in ("version", "data_sha256", "commit")})
-            mlflow.log_artifacts(str(directory / "report"), "report")
-            mlflow.log_artifact(str(directory / model.DESCRIPTION))
-            _log_pipeline(pipeline, example)
-            _log_graph(directory, build_features(take(table, slice(0, EXAMPLE_ROWS))))
-    except (mlflow.MlflowException, SQLAlchemyError, OSError) as error:
-        first_line = str(error).split("\n", 1)[0]
-        raise TrackingError(f"the model is saved in {directory}, but not logged to {store}: {first_line}") from error
+        with model.opened(directory) as descriptor:
+            # All files are of one model, even if another training replaces it meanwhile.
+            return _log(store, Path(f"/proc/self/fd/{descriptor}"), pipeline, table, example)
+    except (
+        mlflow.MlflowException,
+        SQLAlchemyError,
+        CommandError,
+        HTTPError,
+        ImportError,
+        OSError,
+        ValueError,
+    ) as error:
+        lines = without_parts_of(str(error), store).strip().split("\n")
+        reason = f"not logged to {redact(store)}: {lines[0] or type(error).__name__}"
+        # Without the cause, whose text may have secrets.
+        raise TrackingError(f"the model is saved in {directory}, but {reason}") from None
+
+
+def _log(store: str, directory: Path, pipeline: Pipeline, table: Table, example: pd.DataFrame) -> str:
+    description = model.describe(directory)
+    mlflow.set_tracking_uri(store)
+    mlflow.set_experiment(EXPERIMENT)
+    with mlflow.start_run(run_name=description["version"]) as run:
+        mlflow.log_params(parameters(description))
+        mlflow.log_metrics(metrics(description["verification"]))
+        mlflow.set_tags({name: description[name] for name in ("version", "data_sha256", "commit")})
+        mlflow.log_artifacts(str(directory / "report"), "report")
+        mlflow.log_artifact(str(directory / model.DESCRIPTION))
+        _log_pipeline(pipeline, example)
+        _log_graph(directory, build_features(take(table, slice(0, EXAMPLE_ROWS))))
     return str(run.info.run_id)
 
 

@@ -29,8 +29,8 @@ class Service(Protocol):
 class DrainingServer(uvicorn.Server):
     """uvicorn's server, which drains on a signal and then ends successfully.
 
-    On SIGTERM the service is told at once; new connections are served for another `drain_seconds`; then requests in
-    flight are finished. SIGINT skips the waiting, and a second signal ends it.
+    On SIGTERM or SIGHUP the service is told at once; new connections are served for another `drain_seconds`; then
+    requests in flight are finished. SIGINT skips the waiting, and a second signal ends it.
     """
 
     def __init__(self, config: uvicorn.Config, listener: socket.socket, drain_seconds: float) -> None:
@@ -43,20 +43,22 @@ class DrainingServer(uvicorn.Server):
         if self.stop_at is None:
             cast(Service, self.config.app).drain()
             # A person who presses Ctrl-C waits for no load balancer.
-            self.stop_at = time.monotonic() + (self.drain_seconds if sig == signal.SIGTERM else 0.0)
+            self.stop_at = time.monotonic() + (0.0 if sig == signal.SIGINT else self.drain_seconds)
         else:
             self.stop_at = 0.0
             self.force_exit = self.should_exit
 
+    def handle_signals(self) -> None:
+        """Drain on signals from now on; later ones do not cut short the writing of the logs either."""
+        for sig in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            # nohup ignores SIGHUP.
+            if sig != signal.SIGHUP or signal.getsignal(sig) is not signal.SIG_IGN:
+                signal.signal(sig, self.handle_exit)
+
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None, None, None]:
-        """Handle signals without uvicorn's raising them again at the end: a drained server was not killed."""
-        before = {sig: signal.signal(sig, self.handle_exit) for sig in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield
-        finally:
-            for sig, handler in before.items():
-                signal.signal(sig, handler)
+        """Leave signals as they are, instead of uvicorn's raising them again: a drained server was not killed."""
+        yield
 
     async def on_tick(self, counter: int) -> bool:
         """Check slow connections and the end of the drain, ten times a second."""

@@ -25,7 +25,7 @@ class LogWriter:
         self._descriptor = descriptor
         self._lines: list[bytes] = []
         self._size = 0
-        # The file ends in an incomplete line, since a write was cut short.
+        # The last write was cut short in a line.
         self._torn = False
         self._wake, self._closing = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._run, name="log writer", daemon=True)
@@ -63,7 +63,7 @@ class LogWriter:
         content, count = b"".join(lines), len(lines)
         try:
             with self._descriptor() as descriptor:
-                if self._torn and not _is_new(descriptor):
+                if _ends_in_a_line(descriptor, self._torn):
                     content = b"\n" + content
                 while content:
                     written = os.write(descriptor, content)
@@ -73,10 +73,19 @@ class LogWriter:
             self.lost += max(1, min(count, content.count(b"\n")))
 
 
-def _is_new(descriptor: int) -> bool:
-    """Return True for an empty file, such as the next one after a rotation."""
+def _ends_in_a_line(descriptor: int, torn: bool) -> bool:
+    """Return True if a file's last line is incomplete, as a killed process leaves it; of a pipe or device, `torn`."""
     status = os.fstat(descriptor)
-    return stat.S_ISREG(status.st_mode) and status.st_size == 0
+    if not stat.S_ISREG(status.st_mode):
+        return torn
+    if not status.st_size:
+        return False
+    try:
+        # The descriptor itself may be for writing only.
+        with open(f"/proc/self/fd/{descriptor}", "rb", buffering=0) as file:
+            return os.pread(file.fileno(), 1, status.st_size - 1) not in (b"\n", b"")
+    except OSError:
+        return torn
 
 
 def to_file(path: str) -> Callable[[], contextlib.AbstractContextManager[int]]:

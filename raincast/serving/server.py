@@ -11,6 +11,7 @@ import sys
 import uvicorn
 
 from raincast.forecasting.model import Model
+from raincast.observations.errors import printable
 from raincast.serving.app import Service
 from raincast.serving.drain import DrainingServer
 from raincast.serving.fast_path import FastConnection
@@ -19,18 +20,23 @@ from raincast.serving.http_protocol import KEEP_ALIVE_SECONDS, REQUEST_SECONDS, 
 BACKLOG = 2048
 # Files that are not connections: logs, libraries, the listening socket.
 OTHER_FILES = 64
+# With fewer connections the service does not start.
+MIN_CONNECTIONS = 100
 
 
 def serve(model: Model, host: str, port: int, drain_seconds: float, forecast_log: str | None = None) -> None:
-    """Serve a model until SIGTERM or SIGINT. Raises OSError if the address is taken."""
+    """Serve a model until a signal. Raises OSError if the address is taken or too few files may be open."""
+    Connection.limit = min(Connection.limit, raised_file_limit() - OTHER_FILES)
     with contextlib.closing(Service(model, forecast_log)) as service:
         listener = listen(host, port)
-        address = listener.getsockname()
-        print(f"serving {model.description['name']} {model.version} on http://{host}:{address[1]}", file=sys.stderr)
+        server = draining(service, listener, drain_seconds)
+        server.handle_signals()
+        name, address = f"{model.description['name']} {model.version}", listener.getsockname()
+        print(printable(f"serving {name} on http://{host}:{address[1]}"), file=sys.stderr)
         # Exclude long-lived start-up objects from garbage collection.
         gc.collect()
         gc.freeze()
-        run(service, listener, drain_seconds)
+        server.run(sockets=[listener])
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -48,8 +54,8 @@ def listen(host: str, port: int) -> socket.socket:
     return listener
 
 
-def run(service: Service, listener: socket.socket, drain_seconds: float) -> None:
-    """Serve an application on a listening socket until a signal ends it."""
+def draining(service: Service, listener: socket.socket, drain_seconds: float) -> DrainingServer:
+    """Return the server of an application on a listening socket."""
     config = uvicorn.Config(
         service,
         http=FastConnection,
@@ -65,15 +71,19 @@ def run(service: Service, listener: socket.socket, drain_seconds: float) -> None
         server_header=False,
         backlog=BACKLOG,
     )
-    Connection.limit = min(Connection.limit, _raise_file_limit() - OTHER_FILES)
-    DrainingServer(config, listener, drain_seconds).run(sockets=[listener])
+    return DrainingServer(config, listener, drain_seconds)
 
 
-def _raise_file_limit() -> int:
-    """Raise the limit of open files as far as connections need and the system allows; return it."""
+def raised_file_limit() -> int:
+    """Raise the limit of open files as far as connections need and the system allows; return it.
+
+    Raises OSError if MIN_CONNECTIONS would exceed it.
+    """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = Connection.limit + OTHER_FILES
+    wanted, needed = Connection.limit + OTHER_FILES, MIN_CONNECTIONS + OTHER_FILES
     if soft < wanted:
         soft = min(wanted, hard)
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    if soft < needed:
+        raise OSError(f"the limit of open files is {soft}, at least {needed} are needed: raise it with `ulimit -n`")
     return soft

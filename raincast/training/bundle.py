@@ -8,6 +8,7 @@ import platform
 import subprocess
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
@@ -30,14 +31,18 @@ from raincast.forecasting.model import (
 )
 from raincast.observations import stations
 from raincast.observations.table import Table
+from raincast.redaction import redact
 from raincast.training.config import ModelConfig
 from raincast.training.splits import Rows
 
 
 def check_target(directory: Path) -> None:
     """Raise TargetError if no model can be saved in a directory, or if that would delete files of another kind."""
-    directory = directory.resolve()
     try:
+        # Raises OSError for a loop of links.
+        with suppress(FileNotFoundError):
+            directory.stat()
+        directory = directory.resolve()
         if directory.exists():
             parts = {DESCRIPTION, GRAPH, SINGLE_ROW_GRAPH, PIPELINE, REPORT}
             present = {path.name for path in directory.iterdir()}
@@ -93,7 +98,7 @@ def provenance(config: ModelConfig, table: Table, rows: Rows, data: str, data_sh
     # A fixed time makes model.json reproducible: https://reproducible-builds.org/specs/source-date-epoch/.
     now = int(os.environ.get("SOURCE_DATE_EPOCH") or time.time())
     return {
-        "data": data if "://" in data else Path(data).name,
+        "data": redact(data) if "://" in data else Path(data).name,
         "data_sha256": data_sha256,
         "rows": int(np.sum(rows)),
         "period": None if np.isnat(dates).any() else [str(dates.min()), str(dates.max())],

@@ -40,7 +40,7 @@ from raincast.forecasting import writing
 from raincast.observations import reading
 {prepare}
 sys.argv = ["prediction.py", *sys.argv[1:]]
-sys.exit(cli.run(lambda: prediction.predict(prediction.arguments())))
+cli.main(lambda: prediction.predict(prediction.arguments()))
 """
 # Write the first block, report it, wait to be stopped.
 STOP_WHILE_WRITING = """

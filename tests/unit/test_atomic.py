@@ -115,14 +115,53 @@ def test_a_directory_is_replaced_on_systems_that_cannot_exchange_names(
     assert os.listdir(tmp_path) == ["store"]
 
 
-def test_stale_temporary_folders_are_removed_but_not_young_ones(tmp_path: Path) -> None:
-    for name in (".store.stale", ".store.young", ".other.stale"):
+def test_only_stale_temporary_names_of_the_same_directory_are_removed(tmp_path: Path) -> None:
+    stale = (".store.abcdefgh.raincast", ".out.csv.abcdefgh.raincast")
+    others = (
+        ".store.backup",
+        ".store.abcdefgh",
+        ".store.abcdefgh.raincast.old",
+        ".store.ABCDEFGH.raincast",
+        ".other.abcdefgh.raincast",
+    )
+    for name in (*stale, *others, ".store.young_00.raincast"):
         (tmp_path / name).mkdir()
-    for name in (".store.stale", ".other.stale"):
+        (tmp_path / name / "content").write_text("content")
+    for name in (*stale, *others):
         os.utime(tmp_path / name, (0, 0))
     with replace_directory(tmp_path / "store"):
         pass
-    assert sorted(os.listdir(tmp_path)) == [".other.stale", ".store.young", "store"]
+    with replace_file(tmp_path / "out.csv"):
+        pass
+    assert set(os.listdir(tmp_path)) == {*others, ".store.young_00.raincast", "store", "out.csv"}
+
+
+def test_a_name_with_the_characters_of_a_pattern_is_no_pattern(tmp_path: Path) -> None:
+    for name in (".ma.abcdefgh.raincast", ".mb.abcdefgh.raincast"):
+        (tmp_path / name).mkdir()
+        os.utime(tmp_path / name, (0, 0))
+    with replace_directory(tmp_path / "m[ab]"):
+        pass
+    assert len(os.listdir(tmp_path)) == 3
+
+
+def test_a_stale_file_or_folder_in_use_stays(tmp_path: Path) -> None:
+    directory, path = tmp_path / "store", tmp_path / "out.csv"
+    with replace_directory(directory) as folder, replace_file(path):
+        for temporary in tmp_path.iterdir():
+            os.utime(temporary, (0, 0))
+        with replace_directory(directory) as other, replace_file(path):
+            assert folder.is_dir() and other != folder
+            assert len(list(tmp_path.iterdir())) == 4
+    assert sorted(os.listdir(tmp_path)) == ["out.csv", "store"]
+
+
+def test_a_loop_of_links_is_an_error(tmp_path: Path) -> None:
+    loop = tmp_path / "loop.csv"
+    loop.symlink_to(loop)
+    with pytest.raises(OSError, match="Too many levels"), replace_file(loop):
+        pass
+    assert loop.is_symlink()
 
 
 def test_check_parent_makes_the_parent_and_leaves_it_empty(tmp_path: Path) -> None:

@@ -229,6 +229,25 @@ def test_each_line_on_a_full_disk_is_counted_once(
     assert path.read_bytes() == b"tor\nnext\n"
 
 
+@pytest.mark.parametrize("by", ["path", "descriptor"])
+@pytest.mark.parametrize("before", [b"", b"whole\n", b"whole\nto"])
+def test_a_line_that_another_process_left_incomplete_is_ended(
+    by: str, before: bytes, started: Callable[[Opened], LogWriter], tmp_path: Path
+) -> None:
+    path = tmp_path / "log"
+    path.write_bytes(before)
+    with path.open("ab", buffering=0) as file:
+        writer = started(to_file(str(path)) if by == "path" else to_descriptor(file.fileno()))
+        writer.write(b"next\n")
+        until(lambda: path.read_bytes().endswith(b"next\n"))
+        # Another process is killed meanwhile.
+        file.write(b"tor")
+        writer.write(b"last\n")
+        writer.close()
+    end = b"\n" if before.endswith(b"to") else b""
+    assert path.read_bytes() == before + end + b"next\ntor\nlast\n"
+
+
 def test_no_newline_is_added_after_a_complete_line(
     started: Callable[[Opened], LogWriter], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -181,12 +181,12 @@ def test_a_model_may_be_saved_in_an_empty_or_new_folder(tmp_path: Path) -> None:
 
 
 def test_folders_of_killed_trainings_are_removed_but_not_those_of_running_ones(copy: Path) -> None:
-    stale, young = copy.parent / ".model.stale", copy.parent / ".model.young"
+    stale, young = copy.parent / ".model.stale_00.raincast", copy.parent / ".model.young_00.raincast"
     stale.mkdir()
     young.mkdir()
     os.utime(stale, (0, 0))
     bundle.save(copy, {"threshold": 0.5}, {model.GRAPH: (copy / model.GRAPH).read_bytes()}, _no_report)
-    assert sorted(os.listdir(copy.parent)) == [".model.young", "model"]
+    assert sorted(os.listdir(copy.parent)) == [".model.young_00.raincast", "model"]
 
 
 SAVE_FOREVER = """
