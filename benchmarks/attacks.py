@@ -27,6 +27,7 @@ from multiprocessing.connection import Connection as Pipe
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
+from urllib.request import urlopen
 
 PATIENCE = 90.0
 # Probes of the Deployment give up after this time.
@@ -35,7 +36,7 @@ ROW = {"Location": "Sydney", "Humidity3pm": 71, "Pressure3pm": 1013.8, "Rainfall
 # With one of these statuses the service may turn down a request, and with it those behind it on the connection.
 TOLD = frozenset((400, 408, 413, 429, 431, 503))
 LARGE_BYTES = 9_900_000
-SMALL_BYTES = 16_000
+SMALL_BYTES = 16_300
 
 
 @dataclass
@@ -101,8 +102,8 @@ class Target:
 class Connection:
     """A connection as plain bytes, whose writing and reading are independent of each other."""
 
-    def __init__(self, target: Target, connected: socket.socket) -> None:
-        self.target, self.socket = target, connected
+    def __init__(self, target: Target, plain: socket.socket) -> None:
+        self.target, self.socket = target, plain
         self.loop = asyncio.get_running_loop()
         self.received = bytearray()
         self.sent = self.answered = 0
@@ -151,13 +152,24 @@ class Connection:
             self.target.tally.lost[reason] += missing
 
 
+async def connect(target: Target) -> Connection:
+    """Return a connection that the caller closes. Raises OSError."""
+    plain = socket.socket()
+    plain.setblocking(False)
+    try:
+        await asyncio.get_running_loop().sock_connect(plain, (target.host, target.port))
+    except BaseException:
+        plain.close()
+        raise
+    return Connection(target, plain)
+
+
 @asynccontextmanager
 async def connected(target: Target) -> AsyncIterator[Connection]:
-    """Connect. Raises OSError."""
-    with socket.socket() as plain:
-        plain.setblocking(False)
-        await asyncio.get_running_loop().sock_connect(plain, (target.host, target.port))
-        yield Connection(target, plain)
+    """Connect, and close the connection at the end. Raises OSError."""
+    connection = await connect(target)
+    with connection.socket:
+        yield connection
 
 
 Messages = Iterable[tuple[bytes, int]]
@@ -306,15 +318,21 @@ def nested(size: int, depth: int = 450) -> bytes:
     return b'{"observations":[' + b",".join([part] * (size // (len(part) + 1))) + b"]}"
 
 
+def nested_objects(size: int, depth: int = 400) -> bytes:
+    """Return JSON of nested objects in a size."""
+    part = b'{"a":' * depth + b"1" + b"}" * depth
+    return b'{"observations":[' + b",".join([part] * (size // (len(part) + 1))) + b"]}"
+
+
 def json_lines(size: int) -> bytes:
     """Return JSON Lines with nested values in a size."""
     line = b'{"Location":"Sydney","Rainfall":1.5,"Note":' + b"[" * 400 + b"]" * 400 + b"}\n"
     return line * (size // len(line))
 
 
-def wide_csv(columns: int = 22_000, rows: int = 3_000) -> bytes:
+def wide_csv(columns: int, rows: int) -> bytes:
     """Return CSV with a wide header and short rows."""
-    return b"Location,Rainfall" + b"," * columns + b"\n" + b"P,1\n" * rows
+    return b"Location,Rainfall" + b"," * columns + b"\n" + b"P\n" * rows
 
 
 def split(rows: int = 490_000) -> bytes:
@@ -359,8 +377,8 @@ def attacks(
             some(1_000), request("/forecast", observations(9_000, LARGE_BYTES))[:-1]
         ),
         "2,000 heads of 7,400 fields": lambda: at_once(some(2_000), many_fields()),
-        "16 clients, CSV of 22,000 columns": lambda: repeated(16, request("/forecast", wide_csv(), CSV)),
-        "4 clients, 10 MB of nested lists": lambda: repeated(4, request("/forecast", nested(LARGE_BYTES))),
+        "16 clients, CSV of 22,000 columns": lambda: repeated(16, request("/forecast", wide_csv(22_000, 3_000), CSV)),
+        "3 clients, 10 MB of nested lists": lambda: repeated(3, request("/forecast", nested(LARGE_BYTES))),
         "4 clients, JSON Lines with nested values": lambda: repeated(4, request("/forecast", json_lines(LARGE_BYTES))),
         "4 clients, dataframe_split of 490,000 rows": lambda: repeated(4, request("/invocations", split())),
         "1 client, pipelined forecasts": lambda: pipelined(1, SMALL, some(100_000)),
@@ -368,8 +386,8 @@ def attacks(
         "1 client, 4 MB of pipelined GET": lambda: pipelined(1, HEALTHZ, 4_000_000 // len(HEALTHZ)),
         "50 clients, 4 MB of pipelined GET": lambda: pipelined(50, HEALTHZ, 4_000_000 // len(HEALTHZ)),
         "50 clients, pipelined GET, never read": lambda: unread(50, HEALTHZ * 1_000),
-        "3 clients, nested JSON of 16 KB": lambda: repeated(3, request("/forecast", nested(SMALL_BYTES))),
-        "10 clients, CSV of 16 KB": lambda: repeated(10, request("/forecast", table(SMALL_BYTES // 22), CSV)),
+        "3 clients, nested JSON of 16 KB": lambda: repeated(3, request("/forecast", nested_objects(SMALL_BYTES))),
+        "10 clients, wide CSV of 16 KB": lambda: repeated(10, request("/forecast", wide_csv(8_000, 4_000), CSV)),
         "50 clients, large responses, never read": lambda: unread(50, request("/forecast", observations(3_000))),
         "100 clients that drip bodies behind a response": lambda: dripped(100),
         "idle connections": lambda: idle(connections),
@@ -389,7 +407,7 @@ async def _send_small_requests(target: Target, small: SmallRequests, rate: float
     kept_connections: list[Connection] = []
 
     async def forecast(due: float) -> None:
-        connection = kept_connections.pop() if kept_connections else await open_connection(target)
+        connection = kept_connections.pop() if kept_connections else await connect(target)
         try:
             await timed(connection, SMALL, due)
         except BaseException:
@@ -430,18 +448,6 @@ async def _send_small_requests(target: Target, small: SmallRequests, rate: float
         connection.socket.close()
 
 
-async def open_connection(target: Target) -> Connection:
-    """Return a connection that the caller closes. Raises OSError."""
-    plain = socket.socket()
-    plain.setblocking(False)
-    try:
-        await asyncio.get_running_loop().sock_connect(plain, (target.host, target.port))
-    except BaseException:
-        plain.close()
-        raise
-    return Connection(target, plain)
-
-
 def resident_peak(pid: int) -> int:
     """Return the peak of a process's resident memory in bytes, since `forget_peak`."""
     status = Path(f"/proc/{pid}/status").read_text(encoding="ascii")
@@ -452,6 +458,18 @@ def forget_peak(pid: int) -> None:
     """Start to measure the peak anew, if permitted."""
     with suppress(PermissionError):
         Path(f"/proc/{pid}/clear_refs").write_text("5", encoding="ascii")
+
+
+def wait_until_quiet(url: str) -> None:
+    """Wait until the service has ended the work of an earlier attack, at most PATIENCE. Raises TimeoutError."""
+    end, quiet = time.monotonic() + PATIENCE, 0
+    while quiet < 5:
+        if time.monotonic() > end:
+            raise TimeoutError(f"{url} does not respond")
+        start = time.monotonic()
+        with suppress(OSError), urlopen(f"{url}/healthz", timeout=PROBE_SECONDS):
+            quiet = quiet + 1 if time.monotonic() - start < 0.1 else 0
+        time.sleep(0.1)
 
 
 def allow_connections() -> None:
@@ -473,6 +491,7 @@ def run(
     parts = urlsplit(url)
     host, port = parts.hostname or "127.0.0.1", parts.port or 80
     attack = make()
+    wait_until_quiet(url)
     context = multiprocessing.get_context("spawn")
     here, there = context.Pipe()
     prober = context.Process(target=_probe, args=(host, port, rate, there), daemon=True)
