@@ -99,6 +99,9 @@ class Target:
         return time.monotonic() < self.end
 
 
+Attack = Callable[[Target], Awaitable[None]]
+
+
 class Connection:
     """A connection as plain bytes, whose writing and reading are independent of each other."""
 
@@ -201,7 +204,7 @@ async def exchange(target: Target, messages: Messages) -> None:
         target.tally.lost[f"{type(error).__name__} when connecting"] += 1
 
 
-def at_once(count: int, message: bytes) -> Callable[[Target], Awaitable[None]]:
+def at_once(count: int, message: bytes) -> Attack:
     """Return an attack: many connections that send the same request at once."""
 
     async def attack(target: Target) -> None:
@@ -210,7 +213,7 @@ def at_once(count: int, message: bytes) -> Callable[[Target], Awaitable[None]]:
     return attack
 
 
-def repeated(clients: int, message: bytes) -> Callable[[Target], Awaitable[None]]:
+def repeated(clients: int, message: bytes) -> Attack:
     """Return an attack: clients that send a request on a new connection after each response."""
 
     async def client(target: Target) -> None:
@@ -223,7 +226,7 @@ def repeated(clients: int, message: bytes) -> Callable[[Target], Awaitable[None]
     return attack
 
 
-def pipelined(clients: int, message: bytes, count: int) -> Callable[[Target], Awaitable[None]]:
+def pipelined(clients: int, message: bytes, count: int) -> Attack:
     """Return an attack: clients that send requests without waiting for responses, until the time is over."""
 
     def messages(target: Target) -> Messages:
@@ -238,7 +241,7 @@ def pipelined(clients: int, message: bytes, count: int) -> Callable[[Target], Aw
     return attack
 
 
-def unread(clients: int, message: bytes) -> Callable[[Target], Awaitable[None]]:
+def unread(clients: int, message: bytes) -> Attack:
     """Return an attack: clients that send requests for all of the time and never read a response."""
 
     async def client(target: Target) -> None:
@@ -255,7 +258,7 @@ def unread(clients: int, message: bytes) -> Callable[[Target], Awaitable[None]]:
     return attack
 
 
-def dripped(clients: int) -> Callable[[Target], Awaitable[None]]:
+def dripped(clients: int) -> Attack:
     """Return an attack: clients that drip a body whose response they have already got."""
     head = request("/healthz", b"", length=LARGE_BYTES)
 
@@ -274,7 +277,7 @@ def dripped(clients: int) -> Callable[[Target], Awaitable[None]]:
     return attack
 
 
-def idle(clients: int) -> Callable[[Target], Awaitable[None]]:
+def idle(clients: int) -> Attack:
     """Return an attack: clients that connect and send nothing, and connect again when they are closed."""
 
     async def client(target: Target) -> None:
@@ -350,12 +353,10 @@ HEALTHZ = request("/healthz", b"", method="GET")
 CSV = b"text/csv"
 
 
-def attacks(
-    scale: float = 1.0, connections: int = 1_000
-) -> dict[str, Callable[[], Callable[[Target], Awaitable[None]]]]:
+def attacks(scale: float = 1.0, idle_connections: int = 1_000) -> dict[str, Callable[[], Attack]]:
     """Return the attacks by name, each a function that makes its messages.
 
-    The numbers of clients are multiplied by `scale`; `connections` is that of idle clients.
+    The numbers of clients are multiplied by `scale`; `idle_connections` is that of idle clients.
     """
 
     def some(count: int) -> int:
@@ -390,7 +391,7 @@ def attacks(
         "10 clients, wide CSV of 16 KB": lambda: repeated(10, request("/forecast", wide_csv(8_000, 4_000), CSV)),
         "50 clients, large responses, never read": lambda: unread(50, request("/forecast", observations(3_000))),
         "100 clients that drip bodies behind a response": lambda: dripped(100),
-        "idle connections": lambda: idle(connections),
+        "idle connections": lambda: idle(idle_connections),
     }
 
 
@@ -449,9 +450,13 @@ async def _send_small_requests(target: Target, small: SmallRequests, rate: float
 
 
 def resident_peak(pid: int) -> int:
-    """Return the peak of a process's resident memory in bytes, since `forget_peak`."""
-    status = Path(f"/proc/{pid}/status").read_text(encoding="ascii")
-    return int(status.partition("VmHWM:")[2].split()[0]) * 1024
+    """Return the peak of a process's resident memory in bytes, since `forget_peak`; 0 if the process has ended."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text(encoding="ascii")
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
+    _, found, peak = status.partition("VmHWM:")
+    return int(peak.split()[0]) * 1024 if found else 0
 
 
 def forget_peak(pid: int) -> None:
@@ -480,7 +485,7 @@ def allow_connections() -> None:
 
 def run(
     name: str,
-    make: Callable[[], Callable[[Target], Awaitable[None]]],
+    make: Callable[[], Attack],
     url: str,
     pid: int,
     *,
