@@ -16,7 +16,7 @@ from collections import Counter
 
 CALL = (sys.executable, "-m", "pytest", "-q", "-x", "--hypothesis-profile=fuzz", "--hypothesis-show-statistics")
 # The lines of hypothesis' statistics with the name of a target, and with its inputs.
-STATISTICS = re.compile(r"^tests/fuzz/\S+::(\w+):$|(\d+) passing examples, (\d+) failing", re.MULTILINE)
+STATISTICS = re.compile(r"^tests/fuzz/\S+::(\w+):$|(\d+) passing, (\d+) failing", re.MULTILINE)
 
 
 def inputs(output: str) -> Counter[str]:

@@ -260,9 +260,10 @@ def test_a_stream_in_pieces_gets_the_same_responses_as_whole(
 ) -> None:
     whole = connections.replies([stream])
     assert_responses(whole, stream)
-    assert connections.replies(cut(stream, places)) == whole
+    pieces = cut(stream, places)
+    assert connections.replies(pieces) == whole, pieces
 
 
 @given(mutated(STREAMS))
 def test_a_stream_byte_by_byte_gets_the_same_responses_as_whole(connections: Connections, stream: bytes) -> None:
-    assert connections.replies([bytes([byte]) for byte in stream]) == connections.replies([stream])
+    assert connections.replies([bytes([byte]) for byte in stream]) == connections.replies([stream]), stream
