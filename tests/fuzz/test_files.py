@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import re
 import warnings
 import zipfile
 from contextlib import suppress
@@ -47,6 +48,18 @@ def archives(draw: st.DrawFn) -> bytes:
     return file.getvalue()
 
 
+@st.composite
+def odd_archives(draw: st.DrawFn) -> bytes:
+    """Return a zip archive with other bytes in its headers: versions, flags, methods, sizes, names."""
+    content = bytearray(draw(archives()))
+    headers = [match.start() for match in re.finditer(rb"PK(\x01\x02|\x03\x04|\x05\x06)", content)]
+    for header in draw(st.lists(st.sampled_from(headers), min_size=1, max_size=3)):
+        # Versions, flags, method; the name's first byte; or any other field.
+        place = header + draw(st.integers(4, 11) | st.sampled_from((30, 46)) | st.integers(12, 60))
+        content[min(place, len(content) - 1)] = draw(st.sampled_from((0, 1, 64, 255)) | st.integers(0, 255))
+    return bytes(content)
+
+
 def read(content: bytes, path: Path) -> None:
     """Read a file by its path and as a stream; no error but ObservationError is handled."""
     path.write_bytes(content)
@@ -75,6 +88,6 @@ def test_every_gzip_file_is_read_or_refused(content: bytes, tmp_path: Path) -> N
 
 
 @reuse_folder
-@given(content=mutated(archives()))
+@given(content=mutated(archives()) | odd_archives())
 def test_every_zip_archive_is_read_or_refused(content: bytes, tmp_path: Path) -> None:
     read(content, tmp_path / "observations")
