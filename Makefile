@@ -11,6 +11,7 @@ SOURCES := raincast train.py prediction.py tests data benchmarks ci
 MODEL_FROM := $(if $(CI),,train.py requirements.txt data/observations.csv.gz data/stations.csv \
   $(wildcard raincast/*.py raincast/*/*.py))
 COMMA := ,
+FUZZ_MINUTES ?= 60
 HAS_PIP = $(shell $(PYTHON) -m pip --version 2>/dev/null)
 PIP_INSTALL = $(if $(HAS_PIP),$(PYTHON) -m pip --python $(BIN)/python,$(BIN)/python -m pip) install --quiet \
   --disable-pip-version-check --require-hashes
@@ -25,9 +26,9 @@ NEED_PYTHON = $(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11)
   echo "Python 3.11 is not installed as $(PYTHON); on Debian 12: apt-get install python3.11-venv;" \
     "elsewhere: make PYTHON=/path/to/python3.11" >&2; exit 1; }
 
-.PHONY: help forecast train predict serve check test lint format unit integration accuracy performance image publish \
-  pipeline docs pages release-notes sign deployment manifests deploy load benchmark benchmark-training \
-  benchmark-serving benchmark-files lock clean
+.PHONY: help forecast train predict serve check test lint format unit integration fuzz accuracy performance image \
+  publish pipeline docs pages release-notes sign deployment manifests deploy load benchmark benchmark-training \
+  benchmark-serving benchmark-files benchmark-attacks lock clean
 
 ##@ Start
 
@@ -67,8 +68,12 @@ format: $(INSTALLED)  ## format the code
 unit: $(INSTALLED)  ## tests of single modules
 	$(BIN)/python -m pytest tests/$@
 
-integration: model/model.json  ## tests of commands, service and quality gates
-	$(BIN)/python -m pytest tests/$@
+# The container under attack needs Docker's engine, which a job has not; `make test` runs it.
+integration: model/model.json  ## tests of commands, service and quality gates, attacks and short fuzzing
+	$(BIN)/python -m pytest tests/$@ tests/attacks tests/fuzz --ignore=tests/attacks/test_container.py
+
+fuzz: model/model.json  ## fuzz connection, decoders and files for FUZZ_MINUTES=60; prints how many inputs were run
+	@FUZZ_MINUTES=$(FUZZ_MINUTES) $(BIN)/python -m tests.fuzz
 
 test: lint model/model.json $(MANIFEST_TOOLS)  ## lint and run every test
 	$(BIN)/python -m pytest
@@ -149,6 +154,9 @@ benchmark-serving: $(INSTALLED)  ## compare with MLflow, FastAPI and a no-op; BE
 
 benchmark-files: $(INSTALLED)  ## compare with pandas and scikit-learn; BENCHMARK="--model DIR --data PATH"
 	$(BIN)/python -m benchmarks.files $(BENCHMARK)
+
+benchmark-attacks: $(INSTALLED)  ## attack a running service; BENCHMARK="--url http://127.0.0.1:8080 --pid N"
+	$(BIN)/python -m benchmarks.attacks $(BENCHMARK)
 
 # The score table is in the model's report as well, from which `forecast` prints it.
 model/model.json: $(MODEL_FROM) | $(INSTALLED)

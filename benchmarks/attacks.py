@@ -27,6 +27,7 @@ from multiprocessing.connection import Connection as Pipe
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
+from urllib.request import urlopen
 
 PATIENCE = 90.0
 # Probes of the Deployment give up after this time.
@@ -35,7 +36,7 @@ ROW = {"Location": "Sydney", "Humidity3pm": 71, "Pressure3pm": 1013.8, "Rainfall
 # With one of these statuses the service may turn down a request, and with it those behind it on the connection.
 TOLD = frozenset((400, 408, 413, 429, 431, 503))
 LARGE_BYTES = 9_900_000
-SMALL_BYTES = 16_000
+SMALL_BYTES = 16_300
 
 
 @dataclass
@@ -98,11 +99,14 @@ class Target:
         return time.monotonic() < self.end
 
 
+Attack = Callable[[Target], Awaitable[None]]
+
+
 class Connection:
     """A connection as plain bytes, whose writing and reading are independent of each other."""
 
-    def __init__(self, target: Target, connected: socket.socket) -> None:
-        self.target, self.socket = target, connected
+    def __init__(self, target: Target, plain: socket.socket) -> None:
+        self.target, self.socket = target, plain
         self.loop = asyncio.get_running_loop()
         self.received = bytearray()
         self.sent = self.answered = 0
@@ -151,13 +155,24 @@ class Connection:
             self.target.tally.lost[reason] += missing
 
 
+async def connect(target: Target) -> Connection:
+    """Return a connection that the caller closes. Raises OSError."""
+    plain = socket.socket()
+    plain.setblocking(False)
+    try:
+        await asyncio.get_running_loop().sock_connect(plain, (target.host, target.port))
+    except BaseException:
+        plain.close()
+        raise
+    return Connection(target, plain)
+
+
 @asynccontextmanager
 async def connected(target: Target) -> AsyncIterator[Connection]:
-    """Connect. Raises OSError."""
-    with socket.socket() as plain:
-        plain.setblocking(False)
-        await asyncio.get_running_loop().sock_connect(plain, (target.host, target.port))
-        yield Connection(target, plain)
+    """Connect, and close the connection at the end. Raises OSError."""
+    connection = await connect(target)
+    with connection.socket:
+        yield connection
 
 
 Messages = Iterable[tuple[bytes, int]]
@@ -189,7 +204,7 @@ async def exchange(target: Target, messages: Messages) -> None:
         target.tally.lost[f"{type(error).__name__} when connecting"] += 1
 
 
-def at_once(count: int, message: bytes) -> Callable[[Target], Awaitable[None]]:
+def at_once(count: int, message: bytes) -> Attack:
     """Return an attack: many connections that send the same request at once."""
 
     async def attack(target: Target) -> None:
@@ -198,7 +213,7 @@ def at_once(count: int, message: bytes) -> Callable[[Target], Awaitable[None]]:
     return attack
 
 
-def repeated(clients: int, message: bytes) -> Callable[[Target], Awaitable[None]]:
+def repeated(clients: int, message: bytes) -> Attack:
     """Return an attack: clients that send a request on a new connection after each response."""
 
     async def client(target: Target) -> None:
@@ -211,7 +226,7 @@ def repeated(clients: int, message: bytes) -> Callable[[Target], Awaitable[None]
     return attack
 
 
-def pipelined(clients: int, message: bytes, count: int) -> Callable[[Target], Awaitable[None]]:
+def pipelined(clients: int, message: bytes, count: int) -> Attack:
     """Return an attack: clients that send requests without waiting for responses, until the time is over."""
 
     def messages(target: Target) -> Messages:
@@ -226,7 +241,7 @@ def pipelined(clients: int, message: bytes, count: int) -> Callable[[Target], Aw
     return attack
 
 
-def unread(clients: int, message: bytes) -> Callable[[Target], Awaitable[None]]:
+def unread(clients: int, message: bytes) -> Attack:
     """Return an attack: clients that send requests for all of the time and never read a response."""
 
     async def client(target: Target) -> None:
@@ -243,7 +258,7 @@ def unread(clients: int, message: bytes) -> Callable[[Target], Awaitable[None]]:
     return attack
 
 
-def dripped(clients: int) -> Callable[[Target], Awaitable[None]]:
+def dripped(clients: int) -> Attack:
     """Return an attack: clients that drip a body whose response they have already got."""
     head = request("/healthz", b"", length=LARGE_BYTES)
 
@@ -262,7 +277,7 @@ def dripped(clients: int) -> Callable[[Target], Awaitable[None]]:
     return attack
 
 
-def idle(clients: int) -> Callable[[Target], Awaitable[None]]:
+def idle(clients: int) -> Attack:
     """Return an attack: clients that connect and send nothing, and connect again when they are closed."""
 
     async def client(target: Target) -> None:
@@ -306,15 +321,21 @@ def nested(size: int, depth: int = 450) -> bytes:
     return b'{"observations":[' + b",".join([part] * (size // (len(part) + 1))) + b"]}"
 
 
+def nested_objects(size: int, depth: int = 400) -> bytes:
+    """Return JSON of nested objects in a size."""
+    part = b'{"a":' * depth + b"1" + b"}" * depth
+    return b'{"observations":[' + b",".join([part] * (size // (len(part) + 1))) + b"]}"
+
+
 def json_lines(size: int) -> bytes:
     """Return JSON Lines with nested values in a size."""
     line = b'{"Location":"Sydney","Rainfall":1.5,"Note":' + b"[" * 400 + b"]" * 400 + b"}\n"
     return line * (size // len(line))
 
 
-def wide_csv(columns: int = 22_000, rows: int = 3_000) -> bytes:
+def wide_csv(columns: int, rows: int) -> bytes:
     """Return CSV with a wide header and short rows."""
-    return b"Location,Rainfall" + b"," * columns + b"\n" + b"P,1\n" * rows
+    return b"Location,Rainfall" + b"," * columns + b"\n" + b"P\n" * rows
 
 
 def split(rows: int = 490_000) -> bytes:
@@ -332,12 +353,10 @@ HEALTHZ = request("/healthz", b"", method="GET")
 CSV = b"text/csv"
 
 
-def attacks(
-    scale: float = 1.0, connections: int = 1_000
-) -> dict[str, Callable[[], Callable[[Target], Awaitable[None]]]]:
+def attacks(scale: float = 1.0, idle_connections: int = 1_000) -> dict[str, Callable[[], Attack]]:
     """Return the attacks by name, each a function that makes its messages.
 
-    The numbers of clients are multiplied by `scale`; `connections` is that of idle clients.
+    The numbers of clients are multiplied by `scale`; `idle_connections` is that of idle clients.
     """
 
     def some(count: int) -> int:
@@ -359,8 +378,8 @@ def attacks(
             some(1_000), request("/forecast", observations(9_000, LARGE_BYTES))[:-1]
         ),
         "2,000 heads of 7,400 fields": lambda: at_once(some(2_000), many_fields()),
-        "16 clients, CSV of 22,000 columns": lambda: repeated(16, request("/forecast", wide_csv(), CSV)),
-        "4 clients, 10 MB of nested lists": lambda: repeated(4, request("/forecast", nested(LARGE_BYTES))),
+        "16 clients, CSV of 22,000 columns": lambda: repeated(16, request("/forecast", wide_csv(22_000, 3_000), CSV)),
+        "3 clients, 10 MB of nested lists": lambda: repeated(3, request("/forecast", nested(LARGE_BYTES))),
         "4 clients, JSON Lines with nested values": lambda: repeated(4, request("/forecast", json_lines(LARGE_BYTES))),
         "4 clients, dataframe_split of 490,000 rows": lambda: repeated(4, request("/invocations", split())),
         "1 client, pipelined forecasts": lambda: pipelined(1, SMALL, some(100_000)),
@@ -368,11 +387,11 @@ def attacks(
         "1 client, 4 MB of pipelined GET": lambda: pipelined(1, HEALTHZ, 4_000_000 // len(HEALTHZ)),
         "50 clients, 4 MB of pipelined GET": lambda: pipelined(50, HEALTHZ, 4_000_000 // len(HEALTHZ)),
         "50 clients, pipelined GET, never read": lambda: unread(50, HEALTHZ * 1_000),
-        "3 clients, nested JSON of 16 KB": lambda: repeated(3, request("/forecast", nested(SMALL_BYTES))),
-        "10 clients, CSV of 16 KB": lambda: repeated(10, request("/forecast", table(SMALL_BYTES // 22), CSV)),
+        "3 clients, nested JSON of 16 KB": lambda: repeated(3, request("/forecast", nested_objects(SMALL_BYTES))),
+        "10 clients, wide CSV of 16 KB": lambda: repeated(10, request("/forecast", wide_csv(8_000, 4_000), CSV)),
         "50 clients, large responses, never read": lambda: unread(50, request("/forecast", observations(3_000))),
         "100 clients that drip bodies behind a response": lambda: dripped(100),
-        "idle connections": lambda: idle(connections),
+        "idle connections": lambda: idle(idle_connections),
     }
 
 
@@ -389,7 +408,7 @@ async def _send_small_requests(target: Target, small: SmallRequests, rate: float
     kept_connections: list[Connection] = []
 
     async def forecast(due: float) -> None:
-        connection = kept_connections.pop() if kept_connections else await open_connection(target)
+        connection = kept_connections.pop() if kept_connections else await connect(target)
         try:
             await timed(connection, SMALL, due)
         except BaseException:
@@ -430,28 +449,32 @@ async def _send_small_requests(target: Target, small: SmallRequests, rate: float
         connection.socket.close()
 
 
-async def open_connection(target: Target) -> Connection:
-    """Return a connection that the caller closes. Raises OSError."""
-    plain = socket.socket()
-    plain.setblocking(False)
-    try:
-        await asyncio.get_running_loop().sock_connect(plain, (target.host, target.port))
-    except BaseException:
-        plain.close()
-        raise
-    return Connection(target, plain)
-
-
 def resident_peak(pid: int) -> int:
-    """Return the peak of a process's resident memory in bytes, since `forget_peak`."""
-    status = Path(f"/proc/{pid}/status").read_text(encoding="ascii")
-    return int(status.partition("VmHWM:")[2].split()[0]) * 1024
+    """Return the peak of a process's resident memory in bytes, since `forget_peak`; 0 if the process has ended."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text(encoding="ascii")
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
+    _, found, peak = status.partition("VmHWM:")
+    return int(peak.split()[0]) * 1024 if found else 0
 
 
 def forget_peak(pid: int) -> None:
     """Start to measure the peak anew, if permitted."""
     with suppress(PermissionError):
         Path(f"/proc/{pid}/clear_refs").write_text("5", encoding="ascii")
+
+
+def wait_until_quiet(url: str) -> None:
+    """Wait until the service has ended the work of an earlier attack, at most PATIENCE. Raises TimeoutError."""
+    end, quiet = time.monotonic() + PATIENCE, 0
+    while quiet < 5:
+        if time.monotonic() > end:
+            raise TimeoutError(f"{url} does not respond")
+        start = time.monotonic()
+        with suppress(OSError), urlopen(f"{url}/healthz", timeout=PROBE_SECONDS):
+            quiet = quiet + 1 if time.monotonic() - start < 0.1 else 0
+        time.sleep(0.1)
 
 
 def allow_connections() -> None:
@@ -462,7 +485,7 @@ def allow_connections() -> None:
 
 def run(
     name: str,
-    make: Callable[[], Callable[[Target], Awaitable[None]]],
+    make: Callable[[], Attack],
     url: str,
     pid: int,
     *,
@@ -473,6 +496,7 @@ def run(
     parts = urlsplit(url)
     host, port = parts.hostname or "127.0.0.1", parts.port or 80
     attack = make()
+    wait_until_quiet(url)
     context = multiprocessing.get_context("spawn")
     here, there = context.Pipe()
     prober = context.Process(target=_probe, args=(host, port, rate, there), daemon=True)

@@ -28,6 +28,8 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 # The pipeline of a push passes --hypothesis-profile=quick: under coverage each example takes three times as long.
 settings.register_profile("quick", max_examples=12)
 settings.register_profile("thorough", max_examples=80)
+# `make fuzz` repeats it for as long as asked.
+settings.register_profile("fuzz", max_examples=500, deadline=None, print_blob=True)
 settings.load_profile("thorough")
 
 ROOT = Path(__file__).resolve().parent.parent
