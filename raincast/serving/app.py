@@ -148,7 +148,7 @@ class Service:
     async def _in_thread(self, lane: Lane, scope: Scope, headers: Headers, body: bytes, receive: Receive) -> Response:
         loop = asyncio.get_running_loop()
         deadline = scope["state"].get("deadline", loop.time() + REQUEST_SECONDS) - 1
-        work = asyncio.create_task(lane.run(self.forecaster.respond, scope["path"], headers, body))
+        work = asyncio.create_task(lane.run(self._response_or_failure, scope["path"], headers, body))
         gone = asyncio.ensure_future(receive())
         try:
             await asyncio.wait({work, gone}, timeout=deadline - loop.time(), return_when=asyncio.FIRST_COMPLETED)
@@ -160,6 +160,13 @@ class Service:
         finally:
             work.cancel()
             gone.cancel()
+
+    def _response_or_failure(self, path: str, headers: Headers, body: bytes) -> Response:
+        """Return the response to a body. An error that left the thread would keep the body in a cycle of references."""
+        try:
+            return self.forecaster.respond(path, headers, body)
+        except Exception as error:  # pylint: disable=broad-exception-caught  # every request gets a response
+            return failure_response(path, error)
 
     def _finish(self, request: FastRequest, response: Response) -> None:
         """Send, count and record the response to a request that takes the fast path. Never raises."""

@@ -13,7 +13,7 @@ FIELDS = 100
 HEADER_BYTES = 65_536
 MAX_BODY = 10_000_000
 # Bytes of a head, or of a chunked body, that are parsed at once.
-PIECE_BYTES = 4_096
+PIECE_BYTES = 1_024
 _END = b"\r\n\r\n"
 # RFC 3986, 3.2.2 and 3.2.3: what a host and a port consist of.
 _HOST = re.compile(rb"[\w.~!$&'()*+,;=:%\[\]-]*", re.ASCII)
