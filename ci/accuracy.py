@@ -29,6 +29,7 @@ from raincast import cli
 from raincast.forecasting import model
 from raincast.observations import download, reading
 from raincast.observations.table import Table
+from raincast.redaction import redact
 from raincast.training.comparison import TOLERANCE, Contestant, Incomparable, Verdict, compare
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -84,7 +85,7 @@ def record_setting() -> str:
 
 def read_record(data: str, description: dict[str, Any]) -> Table:
     """Read the record that a model was trained on, with the outcomes. Raises CallError if `data` is another record."""
-    name = download.without_secrets(data)
+    name = redact(data)
     with download.local_copy(data) as path:
         sha256 = download.verified_sha256(name, path, None)
         if sha256 != description["data_sha256"]:

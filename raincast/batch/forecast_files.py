@@ -72,7 +72,7 @@ def forecast_files(
     output when all forecasts are done. Raises ObservationError; OSError if TMPDIR is full.
     """
     progress = tqdm(unit=" rows", unit_scale=True, disable=None, leave=False, bar_format="{desc}")
-    with progress, temporary.folder() as folder, _disk_errors(folder), _interrupts():
+    with progress, temporary.folder() as folder, _disk_errors(folder):
         with closing(Staged(folder)) as staged:
             for path, name in inputs:
                 progress.set_description_str(printable(f"reading {name} ..."))
@@ -87,20 +87,6 @@ def forecast_files(
             progress.set_description("writing")
             with opened() as file:
                 _write(model, staged, file, output_format)
-
-
-@contextmanager
-def _interrupts() -> Iterator[None]:
-    """Turn duckdb's error after Ctrl-C into KeyboardInterrupt."""
-    try:
-        yield
-    except duckdb.InterruptException as error:
-        raise KeyboardInterrupt from error
-    except RuntimeError as error:
-        # duckdb's Python client raises a plain RuntimeError, which only this text distinguishes.
-        if "interrupt" not in str(error).lower():
-            raise
-        raise KeyboardInterrupt from error
 
 
 @contextmanager

@@ -41,9 +41,12 @@ def build_features(table: Table) -> Array:
     return feature_matrix(table)
 
 
-def feature_matrix(table: Table, rows: slice = slice(None)) -> Array:
-    """Return the features of some rows of a table, without a warning: threads share Python's list of warnings."""
-    matrix = np.column_stack([values[rows] for values in _columns(table).values()])
+def feature_matrix(table: Table, rows: slice = slice(None), days_at_once: int | None = None) -> Array:
+    """Return the features of some rows of a table, without a warning: threads share Python's list of warnings.
+
+    `days_at_once` limits the days whose neighbours are computed together, and with them the memory.
+    """
+    matrix = np.column_stack([values[rows] for values in _columns(table, days_at_once).values()])
     return _rounded(matrix, out=matrix)
 
 
@@ -94,9 +97,9 @@ def _rounded(values: Array, out: Array | None = None) -> Array:
     return scaled
 
 
-def _columns(table: Table) -> Columns:
+def _columns(table: Table, days_at_once: int | None = None) -> Columns:
     place = stations.known().index(table["Location"])
     columns = own.columns_of_table(table, place)
     columns |= history(table, columns, place)
-    columns |= neighbours(table, columns, place)
+    columns |= neighbours(table, columns, place, days_at_once)
     return columns

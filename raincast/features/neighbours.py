@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from raincast.features.own import Array, Columns
 from raincast.observations import stations
-from raincast.observations.table import Table, rows_of
+from raincast.observations.table import Table, rows_of, take
 
 RADII_KM = (60.0, 250.0)
 SECTOR_RADIUS_KM = 500.0
@@ -29,8 +29,24 @@ SECTOR_FIELDS = (
 )  # fmt: skip
 
 
-def neighbours(table: Table, columns: Columns, place: NDArray[np.intp]) -> Columns:
-    """Return weighted means of the other stations' day by distance and sector, and the plane of pressure."""
+def neighbours(table: Table, columns: Columns, place: NDArray[np.intp], days_at_once: int | None = None) -> Columns:
+    """Return weighted means of the other stations' day by distance and sector, and the plane of pressure.
+
+    The grids of many days take much memory, 20 kB for each, unless `days_at_once` limits them.
+    """
+    if days_at_once is None or rows_of(table) <= days_at_once:
+        return _neighbours(table, columns, place)
+    days, day = np.unique(table["Date"], return_inverse=True)
+    result: Columns = {}
+    for first in range(0, len(days), days_at_once):
+        rows = np.flatnonzero((day >= first) & (day < first + days_at_once))
+        part = _neighbours(take(table, rows), {name: values[rows] for name, values in columns.items()}, place[rows])
+        for name, values in part.items():
+            result.setdefault(name, np.empty(rows_of(table)))[rows] = values
+    return result
+
+
+def _neighbours(table: Table, columns: Columns, place: NDArray[np.intp]) -> Columns:
     day_map = _Map.of(table, columns, place)
     weights = _weights()
     result: Columns = {}

@@ -17,28 +17,13 @@ from urllib.parse import unquote, urlsplit, urlunsplit
 from raincast import __version__, temporary
 from raincast.observations.errors import ObservationError
 from raincast.observations.reading import readable, unpacked
+from raincast.redaction import redact
 
 USER_AGENT = f"raincast/{__version__}"
 # Limit of the silence of a server, and of a complete download.
 TIMEOUT_SECONDS, LONGEST_SECONDS = 60.0, 900.0
 LARGEST_BYTES = 1_000_000_000
 CHUNK_BYTES = 65_536
-
-
-def without_secrets(path_or_url: str) -> str:
-    """Return the name for messages and model.json: a URL loses its user, password and query, which may hold secrets."""
-    if "://" not in path_or_url:
-        return path_or_url
-    try:
-        parts = urlsplit(path_or_url)
-        # An unescaped character in a password moves a part of it to the port or path.
-        malformed = parts.port is None and parts.netloc.rpartition("@")[2].endswith(":")
-        malformed |= "@" in parts.path + parts.query + parts.fragment and "@" not in parts.netloc
-    except ValueError:
-        malformed = True
-    if malformed:
-        return "the URL"
-    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
 
 
 @contextmanager
@@ -50,7 +35,8 @@ def local_copy(path_or_url: str) -> Iterator[Path]:
     if "://" not in path_or_url:
         yield Path(path_or_url)
         return
-    name = without_secrets(path_or_url)
+    # What follows white space may be a part of a password or query.
+    name = redact(path_or_url.split()[0])
     if not path_or_url.lower().startswith(("http://", "https://")):
         raise ObservationError(f"{name}: neither a path nor an http(s) URL")
     with temporary.folder() as folder:

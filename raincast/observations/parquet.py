@@ -26,8 +26,6 @@ def parquet_errors(name: str) -> Iterator[None]:
 
     try:
         yield
-    except duckdb.InterruptException:
-        raise
     except duckdb.OutOfMemoryException as error:
         raise ObservationError(
             f"{name}: a page of the Parquet file takes too much memory; write it with smaller pages and row groups"

@@ -24,6 +24,8 @@ from raincast.serving.problems import Problem
 
 JSON, CSV = "application/json", "text/csv"
 FORECAST, INVOCATIONS = "/forecast", "/invocations"
+# Bounds the memory of a table with many days; more at once are not faster.
+DAYS_AT_ONCE = 500
 # A single row with all columns has about 600 bytes. Larger bodies are not tried, since decoding them takes time.
 SINGLE_ROW_BYTES = 2_048
 Headers = dict[bytes, bytes]
@@ -98,7 +100,7 @@ class Forecaster:
         if decoding.is_row(observed):
             return SingleRow(path, csv, observed, warnings, packed_row(observed))
         dates, locations = observed["Date"], observed["Location"]
-        probability = self.model.probability_of_rain(feature_matrix(observed))
+        probability = self.model.probability_of_rain(feature_matrix(observed, days_at_once=DAYS_AT_ONCE))
         unknown = unknown_stations(locations)
         warnings = [*warnings, unknown] if unknown else warnings
         if csv:

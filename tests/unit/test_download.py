@@ -13,6 +13,7 @@ import pytest
 
 from raincast.observations import download
 from raincast.observations.errors import ObservationError
+from raincast.redaction import redact
 
 CONTENT = b"Location,Rainfall\nAlbury,1\n"
 PLAIN = hashlib.sha256(CONTENT).hexdigest()
@@ -116,8 +117,8 @@ def test_an_invalid_url_is_refused(bad: str) -> None:
 
 def test_no_secret_of_a_url_is_shown() -> None:
     secret = "http://user:secret@127.0.0.1:9/a/b.csv?token=secret#secret"
-    assert download.without_secrets(secret) == "http://127.0.0.1:9/a/b.csv"
-    assert download.without_secrets("some/file.csv") == "some/file.csv"
+    assert redact(secret) == "http://127.0.0.1:9/a/b.csv"
+    assert redact("some/file.csv") == "some/file.csv"
     with pytest.raises(ObservationError) as caught, download.local_copy(secret):
         pass
     assert "secret" not in str(caught.value)

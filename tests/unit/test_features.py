@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from raincast.features.build import (
     build_features,
     context_mask,
+    feature_matrix,
     feature_names,
     own_feature_count,
     row_features,
@@ -482,6 +483,12 @@ def test_rows_without_a_date_have_no_history_and_are_no_history() -> None:
 def test_the_order_of_the_rows_does_not_matter(table: Table, random: Any) -> None:
     order = np.array(random.sample(range(rows_of(table)), rows_of(table)))
     np.testing.assert_array_equal(build_features(take(table, order)), build_features(table)[order])
+
+
+@UNTIMED
+@given(tables(), st.integers(1, 5))
+def test_days_whose_neighbours_are_computed_apart_have_the_same_features(table: Table, days: int) -> None:
+    np.testing.assert_array_equal(feature_matrix(table, days_at_once=days), feature_matrix(table))
 
 
 @UNTIMED

@@ -20,7 +20,7 @@ ALLOWED = {
     "signals": set(),
     "redaction": set(),
     "verification": set(),
-    "observations": {"temporary"},
+    "observations": {"temporary", "redaction"},
     "features": {"observations"},
     "forecasting": {"observations", "features", "temporary"},
     "batch": {"observations", "features", "forecasting", "temporary"},
