@@ -205,10 +205,11 @@ async def exchange(target: Target, messages: Messages) -> None:
 
 
 def at_once(count: int, message: bytes) -> Attack:
-    """Return an attack: many connections that send the same request at once."""
+    """Return an attack: many connections that send the same request at once, again when all have been answered."""
 
     async def attack(target: Target) -> None:
-        await asyncio.gather(*(exchange(target, [(message, 1)]) for _ in range(count)))
+        while target.going():
+            await asyncio.gather(*(exchange(target, [(message, 1)]) for _ in range(count)))
 
     return attack
 
@@ -385,7 +386,7 @@ def attacks(scale: float = 1.0, idle_connections: int = 1_000) -> dict[str, Call
         "1 client, pipelined forecasts": lambda: pipelined(1, SMALL, some(100_000)),
         "50 clients, pipelined forecasts": lambda: pipelined(50, SMALL, some(100_000)),
         "1 client, 4 MB of pipelined GET": lambda: pipelined(1, HEALTHZ, 4_000_000 // len(HEALTHZ)),
-        "50 clients, 4 MB of pipelined GET": lambda: pipelined(50, HEALTHZ, 4_000_000 // len(HEALTHZ)),
+        "50 clients, 400 kB of pipelined GET": lambda: pipelined(50, HEALTHZ, 400_000 // len(HEALTHZ)),
         "50 clients, pipelined GET, never read": lambda: unread(50, HEALTHZ * 1_000),
         "3 clients, nested JSON of 16 KB": lambda: repeated(3, request("/forecast", nested_objects(SMALL_BYTES))),
         "10 clients, wide CSV of 16 KB": lambda: repeated(10, request("/forecast", wide_csv(8_000, 4_000), CSV)),

@@ -39,9 +39,9 @@ SMALL_BODY = 16_384
 PIECES_PER_TURN = 16
 # A read of this size is probably followed by another.
 LARGE_READ = 65_536
-# At the limit of connections those are closed that have waited for a request longest, at least so long. If there is
-# none, the search is repeated only after some time, since it takes milliseconds.
-IDLE_SECONDS, SEARCH_SECONDS = 1.0, 0.1
+# At the limit of connections those are closed that have waited for a request longest. If none waits, the search is
+# repeated only after this time, since it takes milliseconds.
+SEARCH_SECONDS = 0.1
 
 
 class Service(Protocol):
@@ -122,16 +122,16 @@ class Connection(HttpToolsProtocol):
         """Close the connections that have waited longest for a request; return False if there are none."""
         if self.began - Connection.searched_at < SEARCH_SECONDS:
             return False
-        idle = [other for other in map(_connection, self.connections) if other.is_idle_since(self.began - IDLE_SECONDS)]
-        for other in sorted(idle, key=lambda other: other.began)[: 1 + self.limit // 100]:
+        waiting = [other for other in map(_connection, self.connections) if other.waits_for_head()]
+        for other in sorted(waiting, key=lambda other: other.began)[: 1 + self.limit // 100]:
             other.give_way()
-        if not idle:
+        if not waiting:
             Connection.searched_at = self.began
-        return bool(idle)
+        return bool(waiting)
 
-    def is_idle_since(self, time: float) -> bool:
-        """Return True if the connection has waited for a request, or for its head, from before this time."""
-        return self.began < time and not (self.open or self.reads_body or self.transport.is_closing())
+    def waits_for_head(self) -> bool:
+        """Return True if the connection waits for a request or for the rest of its head, or its client is told to go."""
+        return not (self.open or self.reads_body or self.transport.is_closing())
 
     def give_way(self) -> None:
         """Close the connection for another, with a problem if a request has begun."""
