@@ -130,7 +130,7 @@ class Connection(HttpToolsProtocol):
         return bool(waiting)
 
     def waits_for_head(self) -> bool:
-        """Return True if the connection waits for a request or for the rest of its head, or its client is told to go."""
+        """Return True if the connection waits for a request or the rest of its head, or has refused one."""
         return not (self.open or self.reads_body or self.transport.is_closing())
 
     def give_way(self) -> None:
