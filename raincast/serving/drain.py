@@ -89,7 +89,8 @@ class DrainingServer(uvicorn.Server):
             )
 
         waiting = []
-        with contextlib.suppress(BlockingIOError):
+        # None waits any more, or no more files may be open.
+        with contextlib.suppress(OSError):
             while True:
                 waiting.append(self.listener.accept()[0])
         for server in self.servers:
@@ -97,7 +98,8 @@ class DrainingServer(uvicorn.Server):
         self.listener.close()
         for accepted in waiting:
             accepted.setblocking(False)
-            await loop.connect_accepted_socket(connection, accepted)
+            with contextlib.suppress(OSError):
+                await loop.connect_accepted_socket(connection, accepted)
         # A request that is on its way on an idle connection still arrives.
         await asyncio.sleep(0.2)
         sweeping = asyncio.create_task(self._keep_sweeping())

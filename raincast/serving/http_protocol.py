@@ -30,11 +30,16 @@ HEADER_SECONDS = 10.0
 REQUEST_SECONDS = 30.0
 # Exceeds the usual 60 s idle timeout of proxies, so that the proxy closes first.
 KEEP_ALIVE_SECONDS = 75
-# After a refusal the rest of the request is read and thrown away, or a reset could overtake the response.
-LINGER_SECONDS = 30.0
+# What a client has sent behind the last response is read and thrown away, or a reset could overtake the response; for
+# these seconds, fewer if the service stops.
+LINGER_SECONDS, STOPPING_LINGER_SECONDS = 30.0, 2.0
 LINGER_BYTES = 100_000_000
-# A body up to this size may use all of the budget.
+# Requests of which no more waits may use all of the budget.
 SMALL_BODY = 16_384
+# A larger head is counted in the budget until the response.
+SMALL_HEAD = 4_096
+# Unsent bytes from which a client is not read from, and from which they are counted in the budget.
+UNSENT_BYTES = 8_192
 # Pieces that are parsed before other connections have their turn.
 PIECES_PER_TURN = 16
 # A read of this size is probably followed by another.
@@ -94,12 +99,12 @@ class Connection(HttpToolsProtocol):
         self.begun = self.reads_body = self.open = False
         self.headers = []
         self.fields: dict[bytes, bytes] = {}
-        self.head_bytes = self.body_bytes = self.body_left = 0
+        self.head_bytes = self.kept_head_bytes = self.body_bytes = self.body_left = 0
         self.chunked = False
         self.body: bytes | bytearray = b""
         # The parser reads no body after an offer to upgrade; the request is parsed again without the offer.
         self.upgrade_offered = False
-        # The refusal that is due behind the response, and that a refusal was written.
+        # The refusal that is due behind the response; the last response has been written, and the client may send more.
         self.refusal: Problem | None = None
         self.lingering = False
         # The response closes the connection; the service stops; the client has stopped sending; it has a response.
@@ -112,6 +117,7 @@ class Connection(HttpToolsProtocol):
         self.deadline = self.began + HEADER_SECONDS
         full = len(self.connections) >= self.limit and not self._close_idle()
         super().connection_made(transport)
+        transport.set_write_buffer_limits(high=UNSENT_BYTES)
         if full:
             self._refuse_at_once(Problem(503, "busy", f"{self.limit} connections are open, which is the limit"))
         else:
@@ -130,8 +136,9 @@ class Connection(HttpToolsProtocol):
         return bool(waiting)
 
     def waits_for_head(self) -> bool:
-        """Return True if the connection waits for a request or the rest of its head, or has refused one."""
-        return not (self.open or self.reads_body or self.transport.is_closing())
+        """Return True if the connection waits for its client: for a request, the rest of its head, or an end."""
+        has_request = self.open or self.reads_body or (self.received and not self.flow.write_paused)
+        return not (has_request or self.transport.is_closing())
 
     def give_way(self) -> None:
         """Close the connection for another, with a problem if a request has begun."""
@@ -148,6 +155,7 @@ class Connection(HttpToolsProtocol):
         super().connection_lost(exc)
         self.received, self.position, self.body = b"", 0, b""
         self.open = self.reads_body = False
+        self.head_bytes = self.kept_head_bytes = self.body_bytes = self.body_left = 0
         # Without a reference to its request, a connection is freed at once.
         self.cycle = None  # type: ignore[assignment]
         self._hold(0)
@@ -190,7 +198,7 @@ class Connection(HttpToolsProtocol):
         """Parse received bytes to the end of the next request, or as far as one turn goes."""
         self.advancing = False
         pieces = 0
-        while self.position < len(self.received) and not (self.open or self.lingering or self.flow.write_paused):
+        while self.position < len(self.received) and not self._is_waiting():
             if pieces == PIECES_PER_TURN:
                 self._advance_soon()
                 break
@@ -198,11 +206,14 @@ class Connection(HttpToolsProtocol):
             self._parse_piece()
         if self.position == len(self.received) or self.transport.is_closing():
             self.received, self.position = b"", 0
-            if self.ended and not self.open:
+            if (self.ended and not self.open) or (self.closing and self.is_idle()):
                 self.end()
         self._account()
         if self.received or self.flow.read_paused:
             self._choose_reading()
+
+    def _is_waiting(self) -> bool:
+        return self.open or self.lingering or self.flow.write_paused or self.transport.is_closing()
 
     def _advance_soon(self) -> None:
         """Call `advance` in the next turn of the event loop."""
@@ -274,6 +285,7 @@ class Connection(HttpToolsProtocol):
         if self.parser.should_upgrade():
             self.upgrade_offered = True
             return
+        self.kept_head_bytes = self.head_bytes if self.head_bytes > SMALL_HEAD else 0
         self.reads_body, self.head_bytes, self.deadline = True, 0, self.began + REQUEST_SECONDS
         self.fields = dict(self.headers)
         problem = refusal(self.parser.get_http_version(), self.headers, self.fields) or self._expect_body()
@@ -288,9 +300,9 @@ class Connection(HttpToolsProtocol):
         self.body_left = int(self.fields.get(b"content-length", 0))
         if self.body_left > MAX_BODY:
             return too_large()
-        if self.body_left > SMALL_BODY and not self._may_hold(self.body_left):
+        if self.body_left > SMALL_BODY and not self._may_hold(self.body_left, self.body_left):
             return _too_much()
-        if self.expect_100_continue and (self.body_left or self.chunked):
+        if self.expect_100_continue and (self.body_left or self.chunked) and self.parser.get_http_version() == "1.1":
             self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         return None
 
@@ -326,30 +338,33 @@ class Connection(HttpToolsProtocol):
         """Start to answer a complete request."""
         # It has been answered with 100 by now.
         self.expect_100_continue = False
-        self.scope["state"]["deadline"] = self.deadline
+        self.scope["state"]["deadline"] = max(self.deadline, self.loop.time() + HEADER_SECONDS / 2)
         super().on_headers_complete()
         if self.last:
             self.cycle.keep_alive = False
+        self.cycle.transport = cast(asyncio.Transport, _ResponseTransport(self))
         self.cycle.body, self.cycle.more_body = cast(bytearray, body), False
         self.cycle.message_event.set()
 
     def on_response_complete(self) -> None:
-        self.server_state.total_requests += 1
         self.request_ended()
 
     def request_ended(self) -> None:
         """Go on with the next request."""
         self.open, self.begun, self.answered = False, False, True
-        self.body_bytes = 0
+        self.kept_head_bytes = self.body_bytes = 0
         # An idle connection keeps nothing of its last request.
         self.cycle = None  # type: ignore[assignment]
         self.scope, self.fields = {}, {}  # type: ignore[typeddict-item]
         self.began = self.loop.time()
-        self.deadline = self.began + KEEP_ALIVE_SECONDS
+        if not self.lingering:
+            self.deadline = self.began + KEEP_ALIVE_SECONDS
         if self.refusal:
             self.refuse(self.refusal)
         elif self.received or self.ended:
             self._advance_soon()
+        elif self.closing:
+            self.end()
         elif self.held or self.flow.write_paused:
             self._account()
 
@@ -365,42 +380,44 @@ class Connection(HttpToolsProtocol):
     def _account(self) -> None:
         """Hold the bytes of the connection in the budget; refuse the request if the budget does not allow it."""
         # A head in Python's objects takes about twice its bytes.
-        size = len(self.received) + 2 * self.head_bytes + self.body_bytes + self.body_left
-        if size > self.held and not self._may_hold(size):
+        body = self.body_bytes + self.body_left
+        size = len(self.received) + 2 * (self.head_bytes + self.kept_head_bytes) + body
+        if size > self.held and not self._may_hold(size, len(self.received) + body):
             if not self.open:
                 self.refuse(_too_much())
                 return
             if self.received:
                 self.refusal, self.received, self.position = _too_much(), b"", 0
-                size = self.body_bytes
+                size = self.body_bytes + 2 * self.kept_head_bytes
         if self.flow.write_paused:
             size += self.transport.get_write_buffer_size()
         if size != self.held:
             self._hold(size)
 
-    def _may_hold(self, size: int) -> bool:
-        return self.service.budget.allows(size - self.held, size > SMALL_BODY)
+    def _may_hold(self, size: int, body: int) -> bool:
+        return self.service.budget.allows(size - self.held, body > SMALL_BODY)
 
     def _hold(self, size: int) -> None:
         self.service.budget.held += size - self.held
         self.held = size
-
-    def send_400_response(self, msg: str) -> None:
-        self.refuse(Problem(400, "http", msg))
 
     def refuse(self, problem: Problem) -> None:
         """Send a problem in place of the response that is due, and close the connection when the client has read it."""
         if self.lingering or self.transport.is_closing():
             return
         self._write_refusal(problem)
+        self._linger()
+
+    def _linger(self) -> None:
+        """Read what the client still sends and throw it away, until it stops sending; nothing more is sent to it."""
         self.lingering = True
         self.received, self.position, self.body, self.headers = b"", 0, b"", []
         self.scope = {}  # type: ignore[typeddict-item]
-        self.body_bytes = self.body_left = self.head_bytes = 0
+        self.kept_head_bytes = self.body_bytes = self.body_left = self.head_bytes = 0
         self.open = self.reads_body = False
-        self.deadline = self.loop.time() + LINGER_SECONDS
+        self.deadline = self.loop.time() + (STOPPING_LINGER_SECONDS if self.closing else LINGER_SECONDS)
         self._hold(0)
-        if self.closing or self.ended:
+        if self.ended:
             self.transport.close()
         else:
             self.transport.write_eof()
@@ -421,9 +438,11 @@ class Connection(HttpToolsProtocol):
         return self.parser.get_method().decode(), path, dict(self.scope["headers"])
 
     def end(self) -> None:
-        """Close the connection when the response has been written."""
-        if not self.transport.is_closing():
+        """Close the connection when the response has been written; linger if the client may have sent more."""
+        if self.lingering or self.ended or not (self.received or self.flow.read_paused):
             self.transport.close()
+        elif not self.transport.is_closing():
+            self._linger()
 
     def sweep(self, now: float) -> None:
         """Close the connection if it has taken too long."""
@@ -459,14 +478,26 @@ class Connection(HttpToolsProtocol):
     def shutdown(self) -> None:
         """Close now, or after the request that has begun to arrive."""
         self.closing = True
-        if self.lingering or self.is_idle():
+        if self.lingering:
+            self.deadline = min(self.deadline, self.loop.time() + STOPPING_LINGER_SECONDS)
+        elif self.is_idle():
             self.end()
         elif self.open and self.cycle is not None and not self.cycle.response_started:
-            self.last = self.cycle.keep_alive = False
+            self.cycle.keep_alive = False
 
     def is_idle(self) -> bool:
         """Return True unless a request has begun to arrive or is being answered."""
         return not (self.begun or self.received)
+
+
+class _ResponseTransport:
+    """The transport that uvicorn writes a response to; closing it may have to linger."""
+
+    # pylint: disable=too-few-public-methods  # three functions of others
+
+    def __init__(self, connection: Connection) -> None:
+        self.write, self.close = connection.transport.write, connection.end
+        self.is_closing = connection.transport.is_closing
 
 
 def _connection(protocol: Any) -> Connection:

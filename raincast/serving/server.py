@@ -15,7 +15,7 @@ from raincast.observations.errors import printable
 from raincast.serving.app import Service
 from raincast.serving.drain import DrainingServer
 from raincast.serving.fast_path import FastConnection
-from raincast.serving.http_protocol import KEEP_ALIVE_SECONDS, REQUEST_SECONDS, Connection
+from raincast.serving.http_protocol import REQUEST_SECONDS, Connection
 
 BACKLOG = 2048
 # Files that are not connections: logs, libraries, the listening socket.
@@ -66,7 +66,6 @@ def draining(service: Service, listener: socket.socket, drain_seconds: float) ->
         proxy_headers=False,
         log_config=None,
         log_level="error",
-        timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=int(REQUEST_SECONDS) + 5,
         server_header=False,
         backlog=BACKLOG,

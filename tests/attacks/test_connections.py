@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import socket
 import time
 from collections.abc import Iterator
@@ -341,3 +342,45 @@ def test_the_longest_idle_connections_make_room(trained: Path, tmp_path: Path) -
         for _ in range(100):
             assert eventually(lambda: server.raw(FORECAST).status == 200)
         assert working.ask("GET", "/healthz").status == 200
+
+
+def test_what_a_client_sends_behind_its_last_request_does_not_cut_the_response(trained: Path, tmp_path: Path) -> None:
+    body = b"Location,Rainfall,Humidity3pm\n" + b"Sydney,1.5,70\n" * 9_900
+    with started(tmp_path, "--model", trained, "--drain-seconds", 5) as server, ExitStack() as stack:
+        clients = [stack.enter_context(server.client()) for _ in range(4)]
+        for client in clients:
+            assert client.ask("GET", "/healthz").status == 200
+        server.process.send_signal(signal.SIGTERM)
+        eventually(lambda: server.ask("GET", "/readyz").status == 503)
+        for client in clients:
+            # The service announces the end of the connection with this response.
+            client.send(request("POST", "/forecast", body, content_type=CSV))
+            for _ in range(20):
+                client.send(HEALTHZ)
+                time.sleep(0.005)
+            time.sleep(0.2)
+            reply = client.reply()
+            assert (len(reply.probabilities()), reply.headers["connection"]) == (9_900, "close")
+            assert client.is_closed()
+
+
+def test_a_service_without_files_left_ends_with_the_responses_due(trained: Path, tmp_path: Path) -> None:
+    head, body = FORECAST.split(b"\r\n\r\n", 1)
+    with started(
+        tmp_path, "--model", trained, setup="resource.setrlimit(resource.RLIMIT_NOFILE, (170, 170))"
+    ) as server:
+        with ExitStack() as stack:
+            clients = [stack.enter_context(server.client()) for _ in range(100)]
+            for client in clients:
+                client.send(head + b"\r\n\r\n")
+            eventually(lambda: server.metric("process_open_fds") > 100)
+            server.process.send_signal(signal.SIGSTOP)
+            # The kernel accepts these, and the service has not so many files.
+            waiting = [stack.enter_context(server.client()) for _ in range(150)]
+            server.process.send_signal(signal.SIGTERM)
+            server.process.send_signal(signal.SIGCONT)
+            for client in clients:
+                client.send(body)
+                assert client.reply().status == 200
+            assert waiting
+        assert server.process.wait(PATIENCE) == 0

@@ -1,0 +1,154 @@
+"""Connections over a transport that a test controls."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import closing, redirect_stdout
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+import uvicorn
+from uvicorn.server import ServerState
+
+from raincast.forecasting import model
+from raincast.serving.app import Service
+from raincast.serving.fast_path import FastConnection
+from raincast.serving.http_protocol import UNSENT_BYTES
+
+GET = b"GET /healthz HTTP/1.1\r\nhost: a\r\n\r\n"
+POST = b"POST /forecast HTTP/1.1\r\nhost: a\r\ncontent-length: 9999999\r\n\r\n"
+
+
+class Transport:
+    """A transport whose bytes stay unsent."""
+
+    def __init__(self) -> None:
+        self.sent, self.closing, self.high = b"", False, 0
+
+    def get_extra_info(self, *_: Any) -> None:
+        """Return None: it has no addresses."""
+
+    def set_write_buffer_limits(self, high: int) -> None:
+        """Note the limit."""
+        self.high = high
+
+    def get_write_buffer_size(self) -> int:
+        """Return the number of unsent bytes."""
+        return len(self.sent)
+
+    def is_closing(self) -> bool:
+        """Return True after `close`."""
+        return self.closing
+
+    def write(self, data: bytes) -> None:
+        """Keep bytes."""
+        self.sent += data
+
+    def close(self) -> None:
+        """Note the end; the connection is lost later, after the unsent bytes."""
+        self.closing = True
+
+    def write_eof(self) -> None:
+        """Do nothing."""
+
+    pause_reading = resume_reading = write_eof
+
+
+@pytest.fixture(name="service")
+def fixture_service(trained: Path, tmp_path: Path) -> Iterator[Service]:
+    """Start the application with its log in a file."""
+    with (tmp_path / "log").open("w", encoding="utf-8") as log, redirect_stdout(log):
+        with closing(Service(model.load(trained))) as service:
+            yield service
+
+
+def driven(service: Service, steps: Callable[[FastConnection, Transport], Awaitable[None]]) -> bytes:
+    """Run steps on a connection and return what it has sent."""
+    transport = Transport()
+
+    async def run() -> None:
+        config = uvicorn.Config(cast(Any, service), http=FastConnection, lifespan="off", ws="none", log_config=None)
+        config.load()
+        connection = FastConnection(config, ServerState(), {}, asyncio.get_running_loop())
+        connection.connection_made(cast(asyncio.Transport, transport))
+        await steps(connection, transport)
+
+    asyncio.run(run())
+    return transport.sent
+
+
+def test_no_request_is_answered_behind_the_last_response(service: Service) -> None:
+    async def steps(connection: FastConnection, _: Transport) -> None:
+        # HTTP/1.0 ends the connection, although the client wants to keep it.
+        connection.data_received(b"GET /healthz HTTP/1.0\r\nconnection: keep-alive\r\n\r\n" + GET)
+        await asyncio.sleep(0.1)
+
+    sent = driven(service, steps)
+    assert sent.count(b"HTTP/1.1 ") == sent.count(b"connection: close") == 1
+
+
+def test_no_request_is_answered_behind_a_refusal(service: Service) -> None:
+    async def steps(connection: FastConnection, _: Transport) -> None:
+        # More pieces than one turn parses.
+        connection.data_received(b"GET /healthz HTTP/1.1\r\nhost: a\r\nx: " + b"a" * 20_000 + b"\r\n\r\n" + GET)
+        connection.give_way()
+        await asyncio.sleep(0.1)
+
+    sent = driven(service, steps)
+    assert sent.startswith(b"HTTP/1.1 408 ")
+    assert sent.count(b"HTTP/1.1 ") == 1
+
+
+@pytest.mark.parametrize("turns", [0, 1, 2])
+@pytest.mark.parametrize("data", [b"\r\n\r\n" * 15 + POST + b"xyz", POST, GET[:-2], b"\r\n" * 9_000 + POST + GET])
+def test_a_lost_connection_holds_nothing(service: Service, data: bytes, turns: int) -> None:
+    async def steps(connection: FastConnection, _: Transport) -> None:
+        connection.data_received(data)
+        for _turn in range(turns):
+            await asyncio.sleep(0)
+        connection.connection_lost(None)
+        await asyncio.sleep(0.1)
+
+    driven(service, steps)
+    assert service.budget.held == 0
+
+
+def test_unread_responses_and_large_heads_of_open_requests_are_held(service: Service) -> None:
+    async def steps(connection: FastConnection, transport: Transport) -> None:
+        assert transport.high == UNSENT_BYTES
+        connection.pause_writing()
+        transport.sent = b"x" * 50_000
+        connection.advance()
+        assert service.budget.held == 50_000
+        transport.sent = b""
+        connection.resume_writing()
+        await asyncio.sleep(0)
+        assert service.budget.held == 0
+        connection.data_received(b"GET /healthz HTTP/1.1\r\nhost: a\r\nx: " + b"a" * 10_000 + b"\r\n\r\n")
+        assert service.budget.held >= 20_000
+        await asyncio.sleep(0.1)
+        assert service.budget.held == 0
+
+    driven(service, steps)
+    assert service.budget.held == 0
+
+
+def test_a_connection_that_stops_ends_behind_its_response(service: Service) -> None:
+    async def steps(connection: FastConnection, transport: Transport) -> None:
+        connection.data_received(GET)
+        connection.closing = True
+        await asyncio.sleep(0.1)
+        assert transport.closing
+
+    assert driven(service, steps).startswith(b"HTTP/1.1 200 ")
+
+
+def test_100_continue_is_only_for_http_1_1(service: Service) -> None:
+    async def steps(connection: FastConnection, _: Transport) -> None:
+        connection.data_received(
+            b"POST /forecast HTTP/1.0\r\nhost: a\r\nexpect: 100-continue\r\ncontent-length: 9\r\n\r\n"
+        )
+
+    assert driven(service, steps) == b""
