@@ -4,10 +4,6 @@ from __future__ import annotations
 
 import base64
 import gzip
-import os
-import resource
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -20,6 +16,7 @@ import pytest
 
 from raincast.observations import download
 from raincast.observations.errors import ObservationError
+from tests.attacks.memory import measured
 from tests.conftest import ROOT
 
 GOOD = b"Location,Rainfall,RainTomorrow\nSydney,1,No\n"
@@ -173,12 +170,10 @@ def test_secrets_of_a_url_are_never_shown(url: str, host: str) -> None:
 
 def test_the_command_downloads_hostile_data_in_bounded_memory(host: str, tmp_path: Path) -> None:
     url = f"http://ann:Secret1@{host}/bomb?token=Secret2"
-    call = [sys.executable, str(ROOT / "train.py"), "--data", url, "--out", str(tmp_path / "m"), "--no-tracking"]
-    before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
-    completed = subprocess.run(call, capture_output=True, check=False, env=os.environ | {"TMPDIR": str(tmp_path)})
-    after = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
-    assert completed.returncode == 2
-    assert f"http://{host}/bomb: ".encode() in completed.stderr
-    assert b"Secret" not in completed.stdout + completed.stderr
-    assert max(before, after) * 1024 <= 1_000_000_000
+    arguments = ("--data", url, "--out", tmp_path / "m", "--no-tracking")
+    result = measured(str(ROOT / "train.py"), *arguments, TMPDIR=str(tmp_path))
+    assert result.code == 2
+    assert f"http://{host}/bomb: " in result.stderr
+    assert "Secret" not in result.stderr
+    assert result.peak <= 1_000_000_000
     assert not list(tmp_path.iterdir())

@@ -61,8 +61,8 @@ def test_an_output_that_is_a_loop_of_links_is_one_line(command: Command, trained
     loop = tmp_path / "loop.csv"
     loop.symlink_to(loop)
     process = command("prediction.py", "-o", loop, "--model", trained)
-    assert process.returncode == 1
-    assert process.stderr.decode() == f"prediction.py: {loop}: Too many levels of symbolic links\n"
+    assert process.returncode == 2
+    assert process.stderr.decode() == f"prediction.py: {loop}: cannot be written: a loop of links\n"
     assert loop.is_symlink()
 
 

@@ -507,7 +507,7 @@ def test_stalled_requests_after_another_are_closed_too(first: bytes, hasty: Serv
 
 def test_a_large_request_that_takes_too_long_is_refused_and_the_next_is_answered(trained: Path, tmp_path: Path) -> None:
     slow = "import time; from raincast.serving import forecaster; build = forecaster.feature_matrix"
-    slow += "; forecaster.feature_matrix = lambda table: (time.sleep(4), build(table))[1]"
+    slow += "; forecaster.feature_matrix = lambda table, **days: (time.sleep(4), build(table, **days))[1]"
     with started(tmp_path, "--model", trained, setup=f"{HASTY}; {slow}") as server, server.client() as client:
         client.send(request("POST", "/forecast", LARGE, content_type=CSV, x_request_id="late") + FORECAST)
         client.socket.settimeout(3)
