@@ -112,10 +112,11 @@ def _remove_stale(path: Path) -> None:
         # It may be another user's, or gone.
         with suppress(OSError):
             if time.time() - stale.lstat().st_mtime > STALE_SECONDS:
-                _remove_unlocked(stale)
+                remove_unlocked(stale)
 
 
-def _remove_unlocked(path: Path) -> None:
+def remove_unlocked(path: Path) -> None:
+    """Remove a file or folder of ours that no process has locked. Raises OSError, also if it is locked."""
     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -12,6 +12,8 @@ from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 
+from raincast.atomic import remove_unlocked
+
 PREFIX = "raincast-tmp-"
 _NAME = re.compile(re.escape(PREFIX) + r"[a-z0-9_]{8}")
 
@@ -55,17 +57,6 @@ def _sweep(temporary: str) -> None:
     """Remove the folders of this user that no process has locked."""
     with suppress(OSError), os.scandir(temporary) as entries:
         for entry in entries:
-            if _NAME.fullmatch(entry.name):
+            if _NAME.fullmatch(entry.name) and entry.stat(follow_symlinks=False).st_uid == os.geteuid():
                 with suppress(OSError):
-                    _remove_unlocked(entry.path)
-
-
-def _remove_unlocked(path: str) -> None:
-    """Remove a folder unless a process has locked it. Raises OSError."""
-    handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-    try:
-        if os.fstat(handle).st_uid == os.geteuid():
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(path, ignore_errors=True)
-    finally:
-        os.close(handle)
+                    remove_unlocked(Path(entry.path))

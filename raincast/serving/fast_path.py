@@ -58,7 +58,10 @@ class FastPath:
 
     def takes(self, request: FastRequest) -> bool:
         """Return True for a single regular observation, whose response comes in the next `flush`. Never raises."""
-        single = self._forecaster.single_row(request.path, request.headers, request.body)
+        try:
+            single = self._forecaster.single_row(request.path, request.headers, request.body)
+        except Exception:  # pylint: disable=broad-exception-caught  # the ASGI path meets it again, and reports it
+            return False
         if single is None:
             return False
         if not self._waiting:

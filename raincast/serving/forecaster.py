@@ -75,10 +75,11 @@ class Forecaster:
 
     def respond(self, path: str, headers: Headers, body: bytes) -> Response:
         """Return the response to a body. Raises Problem."""
-        prepared = self._prepare(path, headers, _decode(decoder(path, headers), body))
-        if isinstance(prepared, Response):
-            return prepared
-        return self.complete(prepared, self.single_rows([prepared])[0])
+        decoded = _decode(decoder(path, headers), body)
+        if not decoding.is_row(decoded[0]):
+            return self._table(path, headers, decoded)
+        single = _single(path, headers, decoded)
+        return self.complete(single, self.single_rows([single])[0])
 
     def single_row(self, path: str, headers: Headers, body: bytes) -> SingleRow | None:
         """Return the single row of a regular body; None for any other, also if `respond` would refuse it."""
@@ -91,19 +92,15 @@ class Forecaster:
             return None
         if decoded is None or not decoding.is_row(decoded[0]):
             return None
-        prepared = self._prepare(path, headers, decoded)
-        return prepared if isinstance(prepared, SingleRow) else None
+        return _single(path, headers, decoded)
 
-    def _prepare(self, path: str, headers: Headers, decoded: decoding.Decoded) -> Response | SingleRow:
+    def _table(self, path: str, headers: Headers, decoded: decoding.Decoded) -> Response:
         observed, warnings = decoded
-        csv = path == FORECAST and b"accept" in headers and prefers_csv(headers[b"accept"])
-        if decoding.is_row(observed):
-            return SingleRow(path, csv, observed, warnings, packed_row(observed))
         dates, locations = observed["Date"], observed["Location"]
         probability = self.model.probability_of_rain(feature_matrix(observed, days_at_once=DAYS_AT_ONCE))
         unknown = unknown_stations(locations)
         warnings = [*warnings, unknown] if unknown else warnings
-        if csv:
+        if _wants_csv(path, headers):
             return self._csv(observed, dates, locations, probability, warnings)
         content = self._json(path, dates.tolist(), locations.tolist(), probability.tolist(), warnings)
         return Response(200, content, JSON, len(probability), observed=observed, probability=probability)
@@ -144,6 +141,15 @@ class Forecaster:
         forecasts = [*map(Forecast, dates, locations, probability, rain)]
         end = b',"warnings":' + msgspec.json.encode(warnings) + b"}" if warnings else b"}"
         return self._head + msgspec.json.encode(forecasts) + end
+
+
+def _single(path: str, headers: Headers, decoded: decoding.Decoded) -> SingleRow:
+    row, warnings = decoded
+    return SingleRow(path, _wants_csv(path, headers), row, warnings, packed_row(row))
+
+
+def _wants_csv(path: str, headers: Headers) -> bool:
+    return path == FORECAST and b"accept" in headers and prefers_csv(headers[b"accept"])
 
 
 def problem_response(path: str, problem: Problem) -> Response:

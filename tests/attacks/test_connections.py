@@ -14,6 +14,9 @@ import pytest
 from raincast.serving.framing import FIELDS
 from tests.integration.serving import (
     CSV,
+    FORECAST,
+    HASTY,
+    HEALTHZ,
     PATIENCE,
     ROW,
     Client,
@@ -25,10 +28,7 @@ from tests.integration.serving import (
     started,
 )
 
-HEALTHZ = request("GET", "/healthz")
-FORECAST = request("POST", "/forecast", body_of([ROW]))
 CSV_ROWS = b"Location,Rainfall\n" + b"Sydney,1.5\n" * 5_000
-HASTY = "http_protocol.HEADER_SECONDS, http_protocol.REQUEST_SECONDS = 1.0, 2.0"
 RESIDENT_MB = 300
 
 

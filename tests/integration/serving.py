@@ -34,6 +34,10 @@ runpy.run_path({script!r}, run_name="__main__")
 """
 
 
+# For `setup`: one second for headers and two for a request.
+HASTY = "http_protocol.HEADER_SECONDS, http_protocol.REQUEST_SECONDS = 1.0, 2.0"
+
+
 @dataclass(frozen=True)
 class Reply:
     """A response; its headers by their names in lower case, the values of a repeated one joined."""
@@ -183,6 +187,9 @@ def request(method: str, path: str, body: bytes = b"", /, **headers: str) -> byt
 def body_of(rows: Any) -> bytes:
     """Return observations as the body of POST /forecast."""
     return json.dumps({"observations": rows}).encode()
+
+
+FORECAST, HEALTHZ = request("POST", "/forecast", body_of([ROW])), request("GET", "/healthz")
 
 
 def many(rows: int) -> list[dict[str, Any]]:

@@ -17,6 +17,9 @@ import pytest
 
 from tests.integration.serving import (
     CSV,
+    FORECAST,
+    HASTY,
+    HEALTHZ,
     JSON,
     PATIENCE,
     ROW,
@@ -31,9 +34,6 @@ from tests.integration.serving import (
 )
 
 FILES = "resource.setrlimit(resource.RLIMIT_NOFILE, ({soft}, {hard}))"
-HASTY = "http_protocol.HEADER_SECONDS, http_protocol.REQUEST_SECONDS = 1.0, 2.0"
-FORECAST = request("POST", "/forecast", body_of([ROW]))
-HEALTHZ = request("GET", "/healthz")
 LARGE = b"Location,Rainfall,Humidity3pm\n" + b"Sydney,1.5,70\n" * 10_000
 
 

@@ -105,3 +105,13 @@ def test_a_response_that_cannot_be_completed_fails_alone(service: Service, monke
 
     monkeypatch.setattr(service.forecaster, "complete", failing)
     assert [response.status for response in respond_to(service, [body_of([row]) for row in many(3)])] == [200, 500, 200]
+
+
+def test_an_unexpected_error_of_a_body_is_left_to_the_asgi_path(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(*_: Any) -> None:
+        raise ValueError("cannot decode")
+
+    monkeypatch.setattr(service.forecaster, "single_row", failing)
+    assert not respond_to(service, [body_of([row]) for row in many(1)])
