@@ -13,8 +13,8 @@ from typing import Protocol, cast
 
 import uvicorn
 
-from raincast.serving.fast_path import FastConnection
 from raincast.serving.http_protocol import Connection
+from raincast.serving.receiver import receiving
 
 
 class Service(Protocol):
@@ -83,8 +83,8 @@ class DrainingServer(uvicorn.Server):
         """Take the connections that the kernel has accepted, then refuse new ones, then finish open requests."""
         loop = asyncio.get_running_loop()
 
-        def connection() -> asyncio.Protocol:
-            return FastConnection(
+        def connection() -> asyncio.BufferedProtocol:
+            return receiving(
                 config=self.config, server_state=self.server_state, app_state=self.lifespan.state, _loop=loop
             )
 

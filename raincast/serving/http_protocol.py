@@ -42,8 +42,13 @@ SMALL_HEAD = 4_096
 UNSENT_BYTES = 8_192
 # Pieces that are parsed before other connections have their turn.
 PIECES_PER_TURN = 16
-# A read of this size is probably followed by another.
-LARGE_READ = 65_536
+# A request that is not complete in a read of this size waits for its turn: thousands may arrive at once. What follows
+# its head is read in larger parts, and other connections have their turn after each of BODY_TURN_BYTES.
+FIRST_READ_BYTES = 8_192
+BODY_READ_BYTES, BODY_TURN_BYTES = 262_144, 65_536
+# All connections read into the same memory, one after the other.
+_BODY_READ = memoryview(bytearray(BODY_READ_BYTES))
+_FIRST_READ = _BODY_READ[:FIRST_READ_BYTES]
 # At the limit of connections those are closed that have waited for a request longest. If none waits, the search is
 # repeated only after this time, since it takes milliseconds.
 SEARCH_SECONDS = 0.1
@@ -120,9 +125,6 @@ class Connection(HttpToolsProtocol):
         transport.set_write_buffer_limits(high=UNSENT_BYTES)
         if full:
             self._refuse_at_once(Problem(503, "busy", f"{self.limit} connections are open, which is the limit"))
-        else:
-            # Thousands that come at once read in turn.
-            self._wait_for_turn()
 
     def _close_idle(self) -> bool:
         """Close the connections that have waited longest for a request; return False if there are none."""
@@ -160,29 +162,53 @@ class Connection(HttpToolsProtocol):
         self.cycle = None  # type: ignore[assignment]
         self._hold(0)
 
+    def get_buffer(self, _: int) -> memoryview:
+        """Return the memory for the next read; asyncio.BufferedProtocol has the contract."""
+        return _BODY_READ if self.reads_body or self.lingering else _FIRST_READ
+
+    def buffer_updated(self, size: int) -> None:
+        """Take the bytes that have been read into the buffer."""
+        if self.lingering:
+            self._discard(size)
+        else:
+            self.data_received(bytes(_BODY_READ[:size]))
+
     def data_received(self, data: bytes) -> None:
+        size = len(data)
         if self.lingering or self.refusal:
-            self._discard(data)
-        elif not self.transport.is_closing():
-            self.received = self.received[self.position :] + data if self.received else data
-            self.position = 0
+            self._discard(size)
+            return
+        if self.transport.is_closing():
+            return
+        self.received = self.received[self.position :] + data if self.received else data
+        self.position = 0
+        if self.reads_body:
             self.advance()
-        if len(data) >= LARGE_READ and not self.waits_for_turn:
-            self._wait_for_turn()
+            self._take_turns(size, BODY_TURN_BYTES)
+        elif size < FIRST_READ_BYTES:
+            self.advance()
+        else:
+            self._account()
+            self._take_turns(size, FIRST_READ_BYTES)
 
-    def _wait_for_turn(self) -> None:
-        self.waits_for_turn = True
-        self.service.turns.wait(self)
-        self._choose_reading()
+    def _take_turns(self, size: int, most: int) -> None:
+        """Let other connections have their turn after a large read."""
+        if size >= most and not self.waits_for_turn:
+            self.waits_for_turn = True
+            self.service.turns.wait(self)
+            self._choose_reading()
 
-    def _discard(self, data: bytes) -> None:
-        self.discarded += len(data)
+    def _discard(self, size: int) -> None:
+        self.discarded += size
         if self.discarded > LINGER_BYTES:
             self.transport.abort()
+        self._take_turns(size, BODY_TURN_BYTES)
 
-    def read_on(self) -> None:
-        """Read again: other connections have had their turn."""
+    def take_turn(self) -> None:
+        """Go on after a large read: other connections have had their turn."""
         self.waits_for_turn = False
+        if self.received:
+            self.advance()
         self._choose_reading()
 
     def _choose_reading(self) -> None:

@@ -11,7 +11,7 @@ from typing import Protocol
 HELD_BYTES = 64_000_000
 # Only small requests may use the rest of the budget, so that they are served while large ones are refused.
 HELD_BYTES_OF_LARGE = 40_000_000
-# Connections that read in one turn of the event loop; uvloop reads up to 256 kB from each.
+# Connections that go on after a large read in one turn of the event loop.
 READERS_PER_TURN = 4
 
 
@@ -33,8 +33,8 @@ class Reader(Protocol):
 
     # pylint: disable=too-few-public-methods  # one event
 
-    def read_on(self) -> None:
-        """Read again."""
+    def take_turn(self) -> None:
+        """Parse what was read and read again."""
 
 
 class Turns:
@@ -46,13 +46,13 @@ class Turns:
         self._waiting: deque[Reader] = deque()
 
     def wait(self, reader: Reader) -> None:
-        """Call `read_on` of a connection in one of the next turns of the event loop."""
+        """Call `take_turn` of a connection in one of the next turns of the event loop."""
         if not self._waiting:
             asyncio.get_running_loop().call_soon(self._next)
         self._waiting.append(reader)
 
     def _next(self) -> None:
         for _ in range(min(READERS_PER_TURN, len(self._waiting))):
-            self._waiting.popleft().read_on()
+            self._waiting.popleft().take_turn()
         if self._waiting:
             asyncio.get_running_loop().call_soon(self._next)

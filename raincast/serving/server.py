@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import gc
 import resource
 import socket
 import sys
+from typing import cast
 
 import uvicorn
 
@@ -14,8 +16,8 @@ from raincast.forecasting.model import Model
 from raincast.observations.errors import printable
 from raincast.serving.app import Service
 from raincast.serving.drain import DrainingServer
-from raincast.serving.fast_path import FastConnection
 from raincast.serving.http_protocol import REQUEST_SECONDS, Connection
+from raincast.serving.receiver import receiving
 
 BACKLOG = 2048
 # Files that are not connections: logs, libraries, the listening socket.
@@ -58,7 +60,7 @@ def draining(service: Service, listener: socket.socket, drain_seconds: float) ->
     """Return the server of an application on a listening socket."""
     config = uvicorn.Config(
         service,
-        http=FastConnection,
+        http=cast(type[asyncio.Protocol], receiving),
         loop="uvloop",
         lifespan="off",
         ws="none",

@@ -22,6 +22,7 @@ from uvicorn.server import ServerState
 from raincast.forecasting import model
 from raincast.serving.app import Service
 from raincast.serving.fast_path import FastConnection
+from raincast.serving.receiver import receiving
 from tests.fuzz.mutations import as_csv, as_json, mutated, records
 from tests.integration.serving import PATIENCE, ROW, body_of, many
 
@@ -201,7 +202,7 @@ class Connections:
                 end.setblocking(False)
             state = ServerState()
             await self.loop.connect_accepted_socket(
-                lambda: FastConnection(self.config, state, {}, self.loop),
+                lambda: receiving(self.config, state, {}, self.loop),
                 theirs,
             )
             reading = asyncio.create_task(self._read(ours))

@@ -15,7 +15,8 @@ from uvicorn.server import ServerState
 from raincast.forecasting import model
 from raincast.serving.app import Service
 from raincast.serving.fast_path import FastConnection
-from raincast.serving.http_protocol import UNSENT_BYTES
+from raincast.serving.http_protocol import FIRST_READ_BYTES, UNSENT_BYTES
+from raincast.serving.limits import READERS_PER_TURN
 
 GET = b"GET /healthz HTTP/1.1\r\nhost: a\r\n\r\n"
 POST = b"POST /forecast HTTP/1.1\r\nhost: a\r\ncontent-length: 9999999\r\n\r\n"
@@ -91,8 +92,9 @@ def test_no_request_is_answered_behind_the_last_response(service: Service) -> No
 
 def test_no_request_is_answered_behind_a_refusal(service: Service) -> None:
     async def steps(connection: FastConnection, _: Transport) -> None:
-        # More pieces than one turn parses.
-        connection.data_received(b"GET /healthz HTTP/1.1\r\nhost: a\r\nx: " + b"a" * 20_000 + b"\r\n\r\n" + GET)
+        # The rest waits for its turn.
+        connection.data_received(b"GET /healthz HTTP/1.1\r\nhost: a\r\nx: ")
+        connection.data_received(b"a" * 20_000 + b"\r\n\r\n" + GET)
         connection.give_way()
         await asyncio.sleep(0.1)
 
@@ -126,7 +128,8 @@ def test_unread_responses_and_large_heads_of_open_requests_are_held(service: Ser
         connection.resume_writing()
         await asyncio.sleep(0)
         assert service.budget.held == 0
-        connection.data_received(b"GET /healthz HTTP/1.1\r\nhost: a\r\nx: " + b"a" * 10_000 + b"\r\n\r\n")
+        connection.data_received(b"GET /healthz HTTP/1.1\r\nhost: a\r\nx: " + b"a" * 5_000)
+        connection.data_received(b"a" * 5_000 + b"\r\n\r\n")
         assert service.budget.held >= 20_000
         await asyncio.sleep(0.1)
         assert service.budget.held == 0
@@ -152,3 +155,31 @@ def test_100_continue_is_only_for_http_1_1(service: Service) -> None:
         )
 
     assert driven(service, steps) == b""
+
+
+def test_large_requests_at_once_are_parsed_in_turns(service: Service) -> None:
+    """Requests that fill the buffer of the first read wait, each four for one turn; a small request does not wait."""
+    answered: list[int] = []
+
+    async def run() -> None:
+        config = uvicorn.Config(cast(Any, service), http=FastConnection, lifespan="off", ws="none", log_config=None)
+        config.load()
+        transports = [Transport() for _ in range(41)]
+        for transport in transports:
+            connection = FastConnection(config, ServerState(), {}, asyncio.get_running_loop())
+            connection.connection_made(cast(asyncio.Transport, transport))
+            small = transport is transports[-1]
+            data = GET[:-2] + (b"" if small else b"x:\r\n" * (FIRST_READ_BYTES // 4)) + b"\r\n"
+            buffer = connection.get_buffer(-1)
+            size = min(len(data), len(buffer))
+            buffer[:size] = data[:size]
+            connection.buffer_updated(size)
+        for _ in range(20):
+            answered.append(sum(transport.sent.startswith(b"HTTP/1.1 431 ") for transport in transports))
+            if len(answered) == 5:
+                assert transports[-1].sent.startswith(b"HTTP/1.1 200 ")
+            await asyncio.sleep(0)
+
+    asyncio.run(run())
+    assert answered[:3] == [0, READERS_PER_TURN, 2 * READERS_PER_TURN]
+    assert answered[-1] == 40
