@@ -193,10 +193,13 @@ class Connection(HttpToolsProtocol):
 
     def _take_turns(self, size: int, most: int) -> None:
         """Let other connections have their turn after a large read."""
-        if size >= most and not self.waits_for_turn:
+        if size < most:
+            return
+        if not self.waits_for_turn:
             self.waits_for_turn = True
             self.service.turns.wait(self)
-            self._choose_reading()
+        # uvicorn may have read on meanwhile.
+        self._choose_reading()
 
     def _discard(self, size: int) -> None:
         self.discarded += size

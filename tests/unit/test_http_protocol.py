@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import closing, redirect_stdout
 from pathlib import Path
@@ -17,6 +18,7 @@ from raincast.serving.app import Service
 from raincast.serving.fast_path import FastConnection
 from raincast.serving.http_protocol import FIRST_READ_BYTES, UNSENT_BYTES
 from raincast.serving.limits import READERS_PER_TURN
+from raincast.serving.server import UNREAD_BYTES, listen
 
 GET = b"GET /healthz HTTP/1.1\r\nhost: a\r\n\r\n"
 POST = b"POST /forecast HTTP/1.1\r\nhost: a\r\ncontent-length: 9999999\r\n\r\n"
@@ -26,7 +28,7 @@ class Transport:
     """A transport whose bytes stay unsent."""
 
     def __init__(self) -> None:
-        self.sent, self.closing, self.high = b"", False, 0
+        self.sent, self.closing, self.high, self.reads = b"", False, 0, True
 
     def get_extra_info(self, *_: Any) -> None:
         """Return None: it has no addresses."""
@@ -54,7 +56,13 @@ class Transport:
     def write_eof(self) -> None:
         """Do nothing."""
 
-    pause_reading = resume_reading = write_eof
+    def pause_reading(self) -> None:
+        """Note that nothing is read."""
+        self.reads = False
+
+    def resume_reading(self) -> None:
+        """Note that more is read."""
+        self.reads = True
 
 
 @pytest.fixture(name="service")
@@ -183,3 +191,24 @@ def test_large_requests_at_once_are_parsed_in_turns(service: Service) -> None:
     asyncio.run(run())
     assert answered[:3] == [0, READERS_PER_TURN, 2 * READERS_PER_TURN]
     assert answered[-1] == 40
+
+
+def test_what_follows_a_request_stays_unread_whoever_resumes_reading(service: Service) -> None:
+    async def steps(connection: FastConnection, transport: Transport) -> None:
+        connection.data_received(GET)
+        for _ in range(3):
+            connection.data_received(b"x" * FIRST_READ_BYTES)
+            assert not transport.reads
+            # uvicorn does so while an application waits for its client.
+            connection.flow.resume_reading()
+
+    driven(service, steps)
+
+
+def test_the_kernel_keeps_few_bytes_for_a_connection() -> None:
+    with listen("127.0.0.1", 0) as listener, socket.create_connection(listener.getsockname()):
+        listener.settimeout(5)
+        accepted, _ = listener.accept()
+        with accepted:
+            # Linux counts the buffer twice.
+            assert accepted.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) == 2 * UNREAD_BYTES
