@@ -211,7 +211,7 @@ class Connection(HttpToolsProtocol):
     def take_turn(self) -> None:
         """Parse what was read and read again."""
         self.waits_for_turn = False
-        if self.received and not self.advancing:
+        if (self.received or self.ended) and not self.advancing:
             self.advance()
         self._choose_reading()
 
