@@ -16,7 +16,8 @@ HAS_PIP = $(shell $(PYTHON) -m pip --version 2>/dev/null)
 PIP_INSTALL = $(if $(HAS_PIP),$(PYTHON) -m pip --python $(BIN)/python,$(BIN)/python -m pip) install --quiet \
   --disable-pip-version-check --require-hashes
 # GitLab shows this report in the merge request.
-CODE_QUALITY := $(if $(CI),--load-plugins=ci.code_quality --output-format=text$(COMMA)code-quality:reports/codequality.json)
+CODE_QUALITY := $(if $(CI),--output-format=text$(COMMA)code-quality:reports/codequality.json)
+PYLINT = PYTHONPATH=. $(BIN)/pylint --fail-under=10 --load-plugins=ci.pylint_speed,ci.code_quality $(CODE_QUALITY)
 GITLAB_CI_LOCAL := .cache/npm/node_modules/.bin/gitlab-ci-local
 SITE := .cache/site
 # Without IMAGE the load test builds the image.
@@ -60,7 +61,7 @@ lint: $(INSTALLED)  ## formatting, docstrings, spelling, types, pylint (10.00), 
 	$(BIN)/check-jsonschema --builtin-schema vendor.gitlab-ci --data-transform gitlab-ci .gitlab-ci.yml ci/*.yml
 	$(BIN)/mkdocs build --strict --quiet --site-dir $(SITE)
 	$(BIN)/mypy
-	PYTHONPATH=. $(BIN)/pylint --fail-under=10 $(CODE_QUALITY) $(SOURCES)
+	$(PYLINT) $(SOURCES)
 
 format: $(INSTALLED)  ## format the code
 	$(BIN)/ruff format $(SOURCES)

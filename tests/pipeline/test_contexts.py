@@ -107,6 +107,12 @@ def test_accuracy_and_performance_are_tested_side_by_side_on_the_trained_model(d
     assert document["train"]["artifacts"]["paths"] == ["model/"]
 
 
+def test_what_needs_no_other_job_starts_at_once(document: dict[str, Any]) -> None:
+    # Jobs of the first stage wait for nothing without saying so.
+    at_once = {job for job in CHECKS if document[job].get("needs") == [] or document[job]["stage"] == "lint"}
+    assert at_once == {"lint", "manifests", "train", "unit"}
+
+
 def test_each_job_is_one_make_target_that_people_have_too(document: dict[str, Any]) -> None:
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     jobs = {name: job for name, job in document.items() if isinstance(job, dict) and "script" in job}
