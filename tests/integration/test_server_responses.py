@@ -605,7 +605,8 @@ def test_the_metrics_count_requests_and_forecasts(trained: Path, tmp_path: Path)
         requests = {
             (labels["method"], labels["path"], int(labels["status"])): value
             for (name, items), value in counted.items()
-            if name == "raincast_requests_total" and (labels := dict(items))["path"] not in ("/readyz", "/metrics")
+            if name == "raincast_requests_total"
+            and (labels := dict(items))["path"] not in ("/readyz", "/metrics")
             and value
         }
         assert requests == {
