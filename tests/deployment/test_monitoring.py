@@ -102,7 +102,7 @@ def test_rules_and_dashboard_use_metrics_that_the_service_exports(manifests: Man
     }
     labels = set().union(*exported.values()) | TARGET
     assert grouped <= labels
-    assert unknown('kube_deployment_status_condition{condition="Progresing"}', exported)
+    assert unknown('kube_deployment_status_condition{condition="Stopped"}', exported)
     assert unknown('rate(raincast_request_total{path="/x"}[5m])', exported) == ["raincast_request_total"]
     assert unknown('raincast_requests_total{route="/forecast"}', exported) == [
         "raincast_requests_total{route=/forecast}"
