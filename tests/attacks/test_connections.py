@@ -333,7 +333,7 @@ def test_clients_that_never_read_are_closed(trained: Path, tmp_path: Path) -> No
 
 def queued(port: int) -> int:
     """Return the bytes that the kernel keeps for clients of a port that have not acknowledged them."""
-    lines = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    lines = [line.split() for line in Path("/proc/net/tcp").read_text(encoding="ascii").splitlines()[1:]]
     return sum(int(line[4].partition(":")[0], 16) for line in lines if int(line[1].partition(":")[2], 16) == port)
 
 
