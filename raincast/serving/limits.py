@@ -52,7 +52,9 @@ class Turns:
         self._waiting.append(reader)
 
     def _next(self) -> None:
+        loop = asyncio.get_running_loop()
         for _ in range(min(READERS_PER_TURN, len(self._waiting))):
-            self._waiting.popleft().take_turn()
+            # Each in a call of its own: an error of one stops no other.
+            loop.call_soon(self._waiting.popleft().take_turn)
         if self._waiting:
-            asyncio.get_running_loop().call_soon(self._next)
+            loop.call_soon(self._next)
