@@ -20,7 +20,7 @@ from raincast.serving.fast_path import FastConnection
 from raincast.serving.framing import PIECE_BYTES
 from raincast.serving.http_protocol import FIRST_READ_BYTES, PIECES_PER_TURN, UNSENT_BYTES
 from raincast.serving.limits import READERS_PER_TURN, Turns
-from raincast.serving.server import UNREAD_BYTES, listen
+from raincast.serving.server import UNACKNOWLEDGED_BYTES, UNREAD_BYTES, listen
 
 GET = b"GET /healthz HTTP/1.1\r\nhost: a\r\n\r\n"
 POST = b"POST /forecast HTTP/1.1\r\nhost: a\r\ncontent-length: 9999999\r\n\r\n"
@@ -212,8 +212,9 @@ def test_the_kernel_keeps_few_bytes_for_a_connection() -> None:
         listener.settimeout(5)
         accepted, _ = listener.accept()
         with accepted:
-            # Linux counts the buffer twice.
+            # Linux counts the buffers twice.
             assert accepted.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) == 2 * UNREAD_BYTES
+            assert accepted.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) == 2 * UNACKNOWLEDGED_BYTES
 
 
 def test_an_error_in_one_turn_stops_no_other() -> None:
