@@ -6,8 +6,8 @@ import asyncio
 from collections import deque
 from typing import Protocol
 
-# Bytes of requests and responses that the process holds at once. A pod has room for them, the model, one large body while
-# it is decoded, and the kernel's buffers of a thousand connections; docs/operations.md has the measured sum.
+# Bytes of requests and responses that the process holds at once. A pod has room for them, the model, one large body
+# while it is decoded, and the kernel's buffers of a thousand connections; docs/operations.md has the measured sum.
 HELD_BYTES = 64_000_000
 # Only small requests may use the rest of the budget, so that they are served while large ones are refused.
 HELD_BYTES_OF_LARGE = 40_000_000
