@@ -25,6 +25,12 @@ def manifest(folder: Path) -> dict[str, Any]:
     return dict(json.loads((folder / "manifest.json").read_bytes()))
 
 
+def config(folder: Path) -> dict[str, Any]:
+    """Return the configuration of an image."""
+    name = manifest(folder)["config"]["digest"].partition(":")[2]
+    return dict(json.loads((folder / name).read_bytes()))
+
+
 def layers(folder: Path) -> list[Path]:
     """Return the layers of an image, the base's first."""
     return [folder / layer["digest"].partition(":")[2] for layer in manifest(folder)["layers"]]
