@@ -124,7 +124,7 @@ train: $(INSTALLED)  ## train again; TRAIN="--data PATH|URL --verify-from DATE -
 accuracy: model/model.json  ## compare the model with the minimum scores and the champion (CI_REGISTRY_IMAGE:latest)
 	$(BIN)/python -m ci.image champion champion
 	$(BIN)/python -m pytest tests/accuracy
-	@$(BIN)/python -m ci.accuracy --champion champion
+	@$(BIN)/python -m ci.accuracy --champion champion --report reports/accuracy.json
 
 performance: model/model.json  ## compare speed, memory and size with their limits
 	$(BIN)/python -m pytest tests/performance
@@ -135,8 +135,6 @@ image: need-git need-buildah need-skopeo model/model.json  ## build the image of
 	$(BIN)/python -m ci.image build
 
 publish: need-git need-buildah need-skopeo model/model.json  ## build the image and push it to CI_REGISTRY_IMAGE, with its bill of materials and provenance
-	$(BIN)/python -m ci.image names
-	$(BIN)/python -m ci.image build
 	$(BIN)/python -m ci.image publish
 
 sign:         ## sign the published image with the job's identity

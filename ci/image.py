@@ -5,9 +5,10 @@
 names     print the names under which `publish` would push the image, or say why there are none
 build     build from this commit and model/ into image/: the image's files and bill of materials; if Docker's engine
           runs, the image is also there as raincast:local
-publish   push the built image to CI_REGISTRY_IMAGE, with its tags, bill of materials and provenance; image.env names it
-          by its digest
-champion  put the application of the image with the tag `latest` into FOLDER; its model is the champion
+publish   build the image and push it to CI_REGISTRY_IMAGE, with its tags, bill of materials and provenance; image.env
+          names it by its digest. For CI_COMMIT_TAG the image of the commit gets that tag; it is built only if there is none
+champion  put the application of the image with the tag `latest` into FOLDER, and the image's digest; its model is the
+          champion
 
 BASE_IMAGE sets another base (default: python:3.11-slim), PIP_INDEX_URL another package index. Exit code: 0 done; 1 failed,
 or the image breaks a rule; 2 wrong call.
@@ -17,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import json
 import os
 import platform
 import re
@@ -26,6 +28,7 @@ import sys
 import tarfile
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from ci import base, oci, package_index, programs, registry, sbom
 from ci.base import Base
@@ -43,6 +46,8 @@ LARGEST_BYTES = 230_000_000
 TRAINING_ONLY = {"joblib", "matplotlib", "mlflow", "mlflow-skinny", "onnx", "pandas", "pytest", "scikit-learn", "scipy"}
 # A fixed time, because the layer of dependencies must be the same in all images with the same lock file.
 DEPENDENCIES_TIME = 315_532_800
+DOCUMENTS = {sbom.CYCLONEDX: "sbom.cdx.json", sbom.IN_TOTO: "provenance.json"}
+DEPENDENCIES_LABEL, UNRUNNABLE_LABEL = "raincast.dependencies.digest", "raincast.champion.unrunnable"
 APPLICATION = ("prediction.py", "raincast/", "data/", "model/")
 
 
@@ -75,10 +80,16 @@ def build() -> None:
         "MODEL_SHA256": about["files"][model.GRAPH],
         "DATA_SHA256": about["data_sha256"],
     }
+    dependencies = _dependencies(origin)
+    optional = {
+        DEPENDENCIES_LABEL: dependencies.partition("@")[2],
+        UNRUNNABLE_LABEL: accuracy(about).get("reason", ""),
+    }
     _buildah(
         origin,
         *("--tag", image, "--timestamp", run("git", "-C", ROOT, "log", "-1", "--format=%ct")),
-        *("--build-context", f"dependencies=docker-image://{_dependencies(origin)}"),
+        *("--build-context", f"dependencies=docker-image://{dependencies}"),
+        *(word for name, value in optional.items() if value for word in ("--label", f"{name}={value}")),
         *(word for name, value in labels.items() for word in ("--build-arg", f"{name}={value}")),
     )
     shutil.rmtree(BUILT, ignore_errors=True)
@@ -104,20 +115,30 @@ def _buildah(origin: Base, *arguments: str) -> None:
 
 
 def _dependencies(origin: Base) -> str:
-    """Return the image with all dependencies, from the registry or this machine; build it if neither has it."""
+    """Return the image with all dependencies, from the registry or this machine; build it if neither has it.
+
+    An image in a registry is returned by its digest, so that a tag that moves meanwhile does not change what is built.
+    """
     content = f"{origin.digest} {platform.machine()}".encode()
     for name in ("Dockerfile", "requirements-serve.txt", "ci/slim.py"):
         content += (ROOT / name).read_bytes()
     key = hashlib.sha256(content).hexdigest()[:24]
     repository = os.environ.get("CI_REGISTRY_IMAGE")
     image = f"{repository or 'localhost/raincast'}/dependencies:{key}"
-    if repository and registry.digest(image):
-        run("buildah", "pull", "--quiet", *registry.tls(image), image)
-    elif subprocess.run(["buildah", "inspect", "--type", "image", image], capture_output=True, check=False).returncode:
-        _buildah(origin, "--target", "dependencies", "--timestamp", str(DEPENDENCIES_TIME), "--tag", image)
-    if repository and not registry.digest(image):
-        run("buildah", "push", "--quiet", *registry.tls(image), image, f"docker://{image}")
-    return image
+    digest = registry.digest(image) if repository else None
+    if digest is None:
+        stored = subprocess.run(["buildah", "inspect", "--type", "image", image], capture_output=True, check=False)
+        if stored.returncode:
+            _buildah(origin, "--target", "dependencies", "--timestamp", str(DEPENDENCIES_TIME), "--tag", image)
+        if not repository:
+            return image
+        with tempfile.TemporaryDirectory(prefix="dependencies-") as files:
+            run("skopeo", "copy", "--quiet", f"containers-storage:{image}", f"dir:{files}")
+            oci.remove_builder(Path(files))
+            digest = registry.push(Path(files), image)
+    exact = f"{repository}/dependencies@{digest}"
+    run("buildah", "pull", "--quiet", *registry.tls(exact), exact)
+    return exact
 
 
 def check(installed: list[sbom.Distribution], base_layers: int) -> None:
@@ -153,28 +174,68 @@ def names() -> tuple[str, str, str]:
 
 
 def publish(repository: str, commit: str, name: str) -> None:
-    """Test the image, push it, attach its documents, and move the tag `latest` last."""
+    """Test the built image, push it, attach its documents, and move the tag `latest` last."""
     programs.require("buildah", "git", "skopeo")
     registry.log_in()
     check_forecasts()
     pushed = registry.push(FILES, f"{repository}:{commit}")
-    about = {"name": repository, "digest": pushed, "revision": revision()}
-    (BUILT / "provenance.json").write_bytes(sbom.provenance(about, model.describe(), recorded_base()))
-    documents = {sbom.CYCLONEDX: "sbom.cdx.json", sbom.IN_TOTO: "provenance.json"}
-    oci.attach(repository, pushed, {kind: (BUILT / name).read_bytes() for kind, name in documents.items()})
-    (ROOT / "image.env").write_text(f"IMAGE={repository}@{pushed}\n", encoding="utf-8")
+    about, described = {"name": repository, "digest": pushed, "revision": revision()}, model.describe()
+    provenance = sbom.provenance(about, described, recorded_images(repository), accuracy(described))
+    (BUILT / DOCUMENTS[sbom.IN_TOTO]).write_bytes(provenance)
+    oci.attach(repository, pushed, {kind: (BUILT / document).read_bytes() for kind, document in DOCUMENTS.items()})
     print(f"pushed {repository}@{pushed}")
     if name == "latest" and _is_later(f"{repository}:latest", f"{repository}@{pushed}"):
+        _record(repository, pushed)
         print(f"{repository}:latest stays: it is the image of a later commit")
     else:
-        registry.tag(repository, pushed, name)
-        print(f"{repository}:{name} is this image now")
+        _point(repository, name, pushed)
 
 
-def recorded_base() -> dict[str, str]:
-    """Return name and digest of the base that the image was built from, as its labels have them."""
+def reuse(repository: str, commit: str, name: str) -> bool:
+    """Give the published image of this commit the version `name`. Return False if that is `latest`, or without an image.
+
+    Neither the tag of the commit nor `latest` moves, so a version is the image that the pipeline of the branch has tested
+    and deployed.
+    """
+    if name == "latest":
+        return False
+    programs.require("git", "skopeo")
+    registry.log_in()
+    published = registry.digest(f"{repository}:{commit}")
+    if published is None:
+        return False
+    BUILT.mkdir(exist_ok=True)
+    for kind, content in oci.attached(repository, published).items():
+        (BUILT / DOCUMENTS[kind]).write_bytes(content)
+    _point(repository, name, published)
+    return True
+
+
+def _point(repository: str, name: str, digest: str) -> None:
+    """Make a tag point to an image, and name the image in image.env."""
+    registry.tag(repository, digest, name)
+    _record(repository, digest)
+    print(f"{repository}:{name} is this image now: {repository}@{digest}")
+
+
+def _record(repository: str, digest: str) -> None:
+    (ROOT / "image.env").write_text(f"IMAGE={repository}@{digest}\n", encoding="utf-8")
+
+
+def accuracy(about: dict[str, Any]) -> dict[str, Any]:
+    """Return what `make accuracy` reported on a model; empty if it has not compared this one."""
+    path = ROOT / "reports" / "accuracy.json"
+    report: dict[str, Any] = json.loads(path.read_bytes()) if path.is_file() else {}
+    return report if report.get("model_sha256") == about["files"][model.GRAPH] else {}
+
+
+def recorded_images(repository: str) -> list[dict[str, str]]:
+    """Return name and digest of the images that the built image was made from, as its labels have them."""
     labels = oci.config(FILES)["config"]["Labels"]
-    return {name: labels[f"org.opencontainers.image.base.{name}"] for name in ("name", "digest")}
+    images = [{name: labels[f"org.opencontainers.image.base.{name}"] for name in ("name", "digest")}]
+    if DEPENDENCIES_LABEL in labels:
+        images.append({"name": f"{repository}/dependencies", "digest": labels[DEPENDENCIES_LABEL]})
+    return images
 
 
 def _is_later(image: str, other: str) -> bool:
@@ -205,10 +266,13 @@ def champion(folder: Path, repository: str | None) -> None:
         return
     programs.require("skopeo")
     registry.log_in()
-    image = f"{repository}:latest"
-    if registry.digest(image) is None:
-        print(f"{image}: no image yet, so no champion")
+    latest = f"{repository}:latest"
+    digest = registry.digest(latest)
+    if digest is None:
+        print(f"{latest}: no image yet, so no champion")
         return
+    image = f"{repository}@{digest}"
+    folder.mkdir(parents=True)
     with tempfile.TemporaryDirectory(prefix="champion-") as files:
         registry.fetch(image, Path(files) / "image")
         for layer in oci.layers(Path(files) / "image"):
@@ -217,7 +281,8 @@ def champion(folder: Path, repository: str | None) -> None:
                 for member in wanted:
                     member.name = member.name.removeprefix("app/")
                 archive.extractall(folder, wanted, filter="data")
-    print(f"{folder}: {model.describe(folder / 'model')['version']}, the model of {image}")
+    (folder / "image.txt").write_text(f"{image}\n", encoding="utf-8")
+    print(f"{folder}: the application of {image}, {latest} now")
 
 
 def main() -> int:
@@ -236,7 +301,10 @@ def main() -> int:
         elif given.command == "champion":
             champion(given.folder, os.environ.get("CI_REGISTRY_IMAGE"))
         elif given.command == "publish":
-            publish(*names())
+            named = names()
+            if not reuse(*named):
+                build()
+                publish(*named)
         else:
             repository, *tags = names()
             print("\n".join(f"{repository}:{tag}" for tag in tags))

@@ -101,3 +101,17 @@ def attach(repository: str, subject: str, documents: dict[str, bytes]) -> None:
         (layout / "index.json").write_text(json.dumps(top), encoding="utf-8")
         run("skopeo", "copy", "--quiet", "--all", *tls(repository, flag="--dest-tls-verify"),
             f"oci:{layout}:all", f"docker://{repository}:{subject.replace(':', '-')}")  # fmt: skip
+
+
+def attached(repository: str, subject: str) -> dict[str, bytes]:
+    """Return the documents that `attach` has attached to an image, by their media types. Raises CommandError."""
+    source = f"docker://{repository}"
+    flags = ("--quiet", *tls(repository, flag="--src-tls-verify"))
+    listed = printed("skopeo", "inspect", *tls(repository), "--raw", f"{source}:{subject.replace(':', '-')}")
+    documents = {}
+    for artifact in json.loads(listed)["manifests"]:
+        with tempfile.TemporaryDirectory(prefix="attached-") as folder:
+            run("skopeo", "copy", *flags, f"{source}@{artifact['digest']}", f"dir:{folder}")
+            (document,) = layers(Path(folder))
+            documents[artifact["artifactType"]] = document.read_bytes()
+    return documents

@@ -121,9 +121,7 @@ def fixture_good(slice_csv: Path, tmp_path_factory: pytest.TempPathFactory) -> T
     return tree.train(slice_csv, GOOD)
 
 
-def gate(
-    champion: Path, challenger: Path, data: Path, *arguments: object, **env: str
-) -> tuple[int, str, str]:
+def gate(champion: Path, challenger: Path, data: Path, *arguments: object, **env: str) -> tuple[int, str, str]:
     """Run the comparison. Return exit code, standard output and standard error."""
     call = [sys.executable, "-m", "ci.accuracy", "--champion", champion, "--model", challenger, "--data", data]
     process = subprocess.run(
