@@ -20,7 +20,9 @@ NOBODY = 65534
 
 def pinned(name: str) -> str:
     """Return the lines of requirements.txt that pin a package."""
-    found = re.search(rf"^{name}==(?:.*\\\n)*.*\n", (ROOT / "requirements.txt").read_text(encoding="utf-8"), re.MULTILINE)
+    found = re.search(
+        rf"^{name}==(?:.*\\\n)*.*\n", (ROOT / "requirements.txt").read_text(encoding="utf-8"), re.MULTILINE
+    )
     assert found
     return found[0]
 
@@ -111,7 +113,9 @@ def test_a_user_without_rights_needs_the_programs_in_the_image() -> None:
 def test_each_image_of_a_job_has_a_variable_and_each_variable_is_documented() -> None:
     document = yaml.safe_load((ROOT / ".gitlab-ci.yml").read_text(encoding="utf-8"))
     variables = {name for name in document["variables"] if name.endswith("_IMAGE")}
-    images = {part["image"].removeprefix("$") for part in document.values() if isinstance(part, dict) and "image" in part}
+    images = {
+        part["image"].removeprefix("$") for part in document.values() if isinstance(part, dict) and "image" in part
+    }
     assert images | {"BASE_IMAGE"} == variables
     table = (ROOT / "docs" / "pipeline.md").read_text(encoding="utf-8")
     others = {"CA_FILE", "CI_SERVER_TLS_CA_FILE", "DEBIAN_MIRROR", "ALPINE_MIRROR", "PIP_INDEX_URL", "UV_DEFAULT_INDEX"}
@@ -123,7 +127,10 @@ def test_each_image_of_a_job_has_a_variable_and_each_variable_is_documented() ->
     ("variables", "message"),
     [
         ({}, "set CI_REGISTRY_IMAGE to the repository to publish to"),
-        ({"CI_REGISTRY_IMAGE": "r.example.org/rain", "CI_COMMIT_TAG": "v1.0.0+build.5"}, "the tag v1.0.0+build.5 cannot"),
+        (
+            {"CI_REGISTRY_IMAGE": "r.example.org/rain", "CI_COMMIT_TAG": "v1.0.0+build.5"},
+            "the tag v1.0.0+build.5 cannot",
+        ),
         ({"CI_REGISTRY_IMAGE": "r.example.org/rain", "CI_COMMIT_TAG": "v1.0.0/hotfix"}, "the tag v1.0.0/hotfix cannot"),
     ],
 )
