@@ -67,14 +67,19 @@ def tls(*references: str, flag: str = "--tls-verify") -> list[str]:
 
 
 def log_in() -> None:
-    """Log in to GitLab's registry, and to that of BASE_IMAGE, with the variables of the job. No password is shown."""
+    """Log in to GitLab's registry, and to that of BASE_IMAGE, with the variables of the job. No password is shown.
+
+    Raises CommandError.
+    """
     env = os.environ.get
     accounts = {env("CI_REGISTRY"): (env("CI_REGISTRY_USER"), env("CI_REGISTRY_PASSWORD"))}
-    host = (env("BASE_IMAGE") or "").partition("/")[0]
-    if host and host == env("CI_DEPENDENCY_PROXY_SERVER"):
+    base = env("BASE_IMAGE") or ""
+    host, logins = base.partition("/")[0], _job_logins()
+    proxies = (env(f"CI_DEPENDENCY_PROXY_{kind}_IMAGE_PREFIX") for kind in ("GROUP", "DIRECT_GROUP"))
+    if any(proxy and base.startswith(f"{proxy}/") for proxy in proxies):
         accounts[host] = (env("CI_DEPENDENCY_PROXY_USER"), env("CI_DEPENDENCY_PROXY_PASSWORD"))
-    elif host in _job_logins() and host not in accounts:
-        user, _, password = base64.b64decode(_job_logins()[host]).decode().partition(":")
+    elif host in logins and host not in accounts:
+        user, _, password = base64.b64decode(logins[host]).decode().partition(":")
         accounts[host] = (user, password)
     for server, (name, secret) in accounts.items():
         if server and name and secret:

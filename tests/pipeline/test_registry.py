@@ -105,6 +105,40 @@ def test_without_a_registry_no_image_is_called_absent() -> None:
 
 
 @pytest.mark.skipif(shutil.which("skopeo") is None, reason="this machine has no skopeo")
+@pytest.mark.parametrize(
+    ("account", "base"),
+    [
+        ({"DOCKER_AUTH_CONFIG": '{"auths": {"HOST": {"auth": "LOGIN"}}}'}, "HOST/private/python:3.11-slim"),
+        (
+            {
+                "CI_DEPENDENCY_PROXY_GROUP_IMAGE_PREFIX": "HOST/rain/dependency_proxy/containers",
+                "CI_DEPENDENCY_PROXY_USER": "robot",
+                "CI_DEPENDENCY_PROXY_PASSWORD": "s3cret",
+            },
+            "HOST/rain/dependency_proxy/containers/python:3.11-slim",
+        ),
+        ({"CI_REGISTRY": "HOST", "CI_REGISTRY_USER": "robot", "CI_REGISTRY_PASSWORD": "s3cret"}, "docker.io/python"),
+    ],
+    ids=["a mirror", "the dependency proxy", "the project's registry"],
+)
+def test_the_job_logs_in_where_its_base_is(
+    account: dict[str, str], base: str, host: str, login: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    login.write_text("{}", encoding="utf-8")
+    for name, value in (account | {"BASE_IMAGE": base}).items():
+        monkeypatch.setenv(name, value.replace("HOST", host).replace("LOGIN", LOGIN))
+    registry.log_in()
+    assert json.loads(login.read_text(encoding="utf-8"))["auths"] == {host: {"auth": LOGIN}}
+
+
+@pytest.mark.parametrize("content", ["no JSON", "[]", '{"auths": {"registry.example.org": 1}}'])
+def test_a_wrong_configuration_of_docker_is_named(content: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DOCKER_AUTH_CONFIG", content)
+    with pytest.raises(registry.CommandError, match="DOCKER_AUTH_CONFIG is not a configuration of Docker"):
+        registry.log_in()
+
+
+@pytest.mark.skipif(shutil.which("skopeo") is None, reason="this machine has no skopeo")
 def test_an_absent_image_has_no_digest_and_a_failure_is_an_error(host: str) -> None:
     assert registry.digest(f"{host}/private/absent:latest") is None
     assert registry.created(f"{host}/private/absent:latest") is None
