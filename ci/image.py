@@ -97,7 +97,9 @@ def build() -> None:
     run("skopeo", "copy", "--quiet", f"containers-storage:{image}", f"dir:{FILES}")
     oci.remove_builder(FILES)
     installed = sbom.distributions(FILES)
-    stored = run("skopeo", "inspect", "--format", "{{len .Layers}}", f"containers-storage:{origin.reference}")
+    # buildah stores an image once, under the name by which it came first; skopeo would not find another name of it.
+    call = ("buildah", "inspect", "--type", "image", "--format", "{{len .OCIv1.RootFS.DiffIDs}}")
+    stored = run(*call, origin.reference)
     check(installed, int(stored))
     (BUILT / "sbom.cdx.json").write_bytes(sbom.bill(installed, about, labels["REVISION"]))
     if shutil.which("docker") and not subprocess.run(["docker", "info"], capture_output=True, check=False).returncode:

@@ -113,5 +113,5 @@ def attached(repository: str, subject: str) -> dict[str, bytes]:
         with tempfile.TemporaryDirectory(prefix="attached-") as folder:
             run("skopeo", "copy", *flags, f"{source}@{artifact['digest']}", f"dir:{folder}")
             (document,) = layers(Path(folder))
-            documents[artifact["artifactType"]] = document.read_bytes()
+            documents[manifest(Path(folder))["artifactType"]] = document.read_bytes()
     return documents
