@@ -160,6 +160,49 @@ def test_the_gate_fails_if_the_champion_cannot_forecast_the_record(poor: Tree, s
     assert code == cli.FAILED
     assert err.startswith("accuracy.py: the champion cannot forecast this record, exit code 1: prediction.py: ")
     assert "SHA-256 differs" in err
+    assert err.endswith("; if it never will again, set RAINCAST_CHAMPION_UNRUNNABLE to the reason\n")
+
+
+def test_a_reason_lets_a_champion_that_cannot_run_pass_and_is_reported(
+    poor: Tree, slice_csv: Path, tmp_path: Path
+) -> None:
+    champion, report, reason = poor.as_image(tmp_path / "champion"), tmp_path / "new" / "report.json", "numpy 3"
+    image = f"registry.example.org/rain/raincast@sha256:{'1' * 64}"
+    (champion / accuracy.IMAGE).write_text(f"{image}\n")
+
+    def judged(**env: str) -> tuple[int, str, dict[str, str]]:
+        code, out, _ = gate(champion, poor.model, slice_csv, "--report", report, **env)
+        return code, out, json.loads(report.read_text()) if report.exists() else {}
+
+    known = {"model_sha256": model.describe(poor.model)["files"][model.GRAPH], "champion": image}
+    code, out, reported = judged(RAINCAST_CHAMPION_UNRUNNABLE=reason)
+    assert (code, reported) == (cli.DONE, known | {"outcome": "not worse"})
+    assert f"the champion's image is {image}\n" in out
+    assert out.endswith("RAINCAST_CHAMPION_UNRUNNABLE has no effect: not worse\n")
+    for broken in ("model/model.onnx", "model/model.json", "data/stations.csv"):
+        (champion / broken).write_bytes(b"")
+        if broken == "data/stations.csv":
+            (champion / broken).unlink()
+        code, out, reported = judged()
+        assert (code, reported) == (cli.FAILED, {})
+        code, out, reported = judged(RAINCAST_CHAMPION_UNRUNNABLE=reason)
+        assert code == cli.DONE
+        error = reported.pop("error")
+        assert reported == known | {"outcome": "champion unrunnable", "reason": reason}
+        assert out.endswith(f"{error}\nnot compared: RAINCAST_CHAMPION_UNRUNNABLE: {reason}: minimum scores only\n")
+
+
+def test_a_reason_does_not_help_a_challenger(good: Tree, poor: Tree, slice_csv: Path, tmp_path: Path) -> None:
+    reason = {"RAINCAST_CHAMPION_UNRUNNABLE": "numpy 3"}
+    code, out, _ = gate(good.as_image(tmp_path / "champion"), poor.model, slice_csv, **reason)
+    assert code == cli.FAILED
+    assert "FAILED: worse than the champion" in out
+    challenger = tmp_path / "challenger"
+    shutil.copytree(poor.model, challenger)
+    (challenger / "model.onnx").write_bytes(b"")
+    code, _, err = gate(poor.as_image(tmp_path / "same"), challenger, slice_csv, **reason)
+    assert code == cli.FAILED
+    assert "the challenger cannot forecast this record" in err
 
 
 def test_the_champion_reaches_no_secret_of_the_job_and_nothing_outside_its_folder(
