@@ -4,8 +4,8 @@
 
 `--champion` is the application from the champion's image: prediction.py, raincast/, data/stations.csv and model/. Each
 model forecasts the record, without the outcomes, with its own prediction.py, so that a champion with older code can be
-compared as well. This code gets none of this process's environment and reaches no other file, see ci/confined.py. If the
-folder does not exist, there is no champion yet, and only the minimum scores in tests/accuracy count.
+compared as well. This code gets no secret of this process and reaches no other file (ci/confined.py). If the folder does
+not exist, there is no champion yet, and only the minimum scores in tests/accuracy count.
 
 RAINCAST_CHAMPION_UNRUNNABLE says why the champion cannot run any more, such as after an update of a library. Then a
 champion that does fail is not compared; the reason is in the output, the report, the image's label and its provenance.
@@ -77,20 +77,29 @@ class Application:
                 raise self.error(f"the {self.role} cannot forecast this record, exit code {run.returncode}: {reason}")
             if output.is_symlink() or not output.is_file():
                 raise self.error(f"the {self.role} wrote no file of forecasts")
-            forecasts = pd.read_csv(output, keep_default_na=False, dtype={"Location": str})
+            try:
+                types = {"Location": str, "probability_of_rain": float}
+                forecasts = pd.read_csv(output, keep_default_na=False, usecols=list(types), dtype=types)
+            except ValueError as error:
+                raise self.error(f"the {self.role} wrote no forecasts: {error}") from error
         if forecasts["Location"].tolist() != table["Location"].tolist():
             raise self.error(f"the {self.role} returned forecasts for other rows or in another order")
         return forecasts["probability_of_rain"].to_numpy(np.float64)
 
-    def _run(self, folder: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
+    def _run(self, folder: Path, *words: object) -> subprocess.CompletedProcess[str]:
         """Run prediction.py in a folder of its own, without the environment and the files of this process."""
         env = {name: os.environ[name] for name in PASSED if name in os.environ}
         env |= {"HOME": str(folder), "TMPDIR": str(folder)}
         own = [self.script, self.script.parent / "raincast", self.script.parent / "data", self.directory]
-        call = [sys.executable, "-I", confined.__file__, folder, *own, "--", sys.executable, self.script, *arguments]
-        words = list(map(str, call))
+        call = [sys.executable, "-I", confined.__file__, folder, *own, "--", sys.executable, self.script, *words]
         return subprocess.run(
-            words, cwd=folder, env=env, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
+            [*map(str, call)],
+            cwd=folder,
+            env=env,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
         )
 
     def error(self, message: str) -> model.ModelError:

@@ -6,7 +6,7 @@ names     print the names under which `publish` would push the image, or say why
 build     build from this commit and model/ into image/: the image's files and bill of materials; if Docker's engine
           runs, the image is also there as raincast:local
 publish   build the image and push it to CI_REGISTRY_IMAGE, with its tags, bill of materials and provenance; image.env
-          names it by its digest. For CI_COMMIT_TAG the image of the commit gets that tag; it is built only if there is none
+          names it by its digest. For CI_COMMIT_TAG the image of the commit gets that tag, and is built if there is none
 champion  put the application of the image with the tag `latest` into FOLDER, and the image's digest; its model is the
           champion
 
@@ -194,10 +194,9 @@ def publish(repository: str, commit: str, name: str) -> None:
 
 
 def reuse(repository: str, commit: str, name: str) -> bool:
-    """Give the published image of this commit the version `name`. Return False if that is `latest`, or without an image.
+    """Give the published image of this commit the version `name`. Return False for `latest` or without an image.
 
-    Neither the tag of the commit nor `latest` moves, so a version is the image that the pipeline of the branch has tested
-    and deployed.
+    Neither the commit's tag nor `latest` moves: a version is the image that the branch's pipeline tested and deployed.
     """
     if name == "latest":
         return False

@@ -93,8 +93,8 @@ def provenance(
 ) -> bytes:
     """Return an in-toto statement: what an image was built from (commit, data, model, other images), and the pipeline.
 
-    `image` has the name, the digest and the revision of the image, `images` the name and the digest of each image that it
-    was built from. `accuracy` is the report of the comparison with the champion.
+    `image` has the name, the digest and the revision of the image, `images` name and digest of each image that it was
+    built from. `accuracy` is the report of the comparison with the champion.
     """
     env = os.environ.get
 

@@ -192,6 +192,28 @@ def test_a_reason_lets_a_champion_that_cannot_run_pass_and_is_reported(
         assert out.endswith(f"{error}\nnot compared: RAINCAST_CHAMPION_UNRUNNABLE: {reason}: minimum scores only\n")
 
 
+@pytest.mark.parametrize(
+    ("wrote", "message"),
+    [
+        ("pass", "wrote no file of forecasts"),
+        ("os.symlink(__file__, output)", "wrote no file of forecasts"),
+        ("open(output, 'w').write('Location,rain\\nAlbury,0.5\\n')", "wrote no forecasts: "),
+        ("open(output, 'w').write('Location,probability_of_rain\\nAlbury,s3cret\\n')", "wrote no forecasts: "),
+        ("open(output, 'w').write('Location,probability_of_rain\\nAlbury,0.5\\n')", "forecasts for other rows"),
+    ],
+)
+def test_a_champion_that_writes_something_else_cannot_run(
+    wrote: str, message: str, poor: Tree, slice_csv: Path, tmp_path: Path
+) -> None:
+    champion = poor.as_image(tmp_path / "champion")
+    (champion / "prediction.py").write_text(f"import os, sys\noutput = sys.argv[3]\n{wrote}\n")
+    code, _, err = gate(champion, poor.model, slice_csv)
+    assert (code, err.count("\n")) == (cli.FAILED, 1)
+    assert message in err
+    code, _, _ = gate(champion, poor.model, slice_csv, RAINCAST_CHAMPION_UNRUNNABLE="numpy 3")
+    assert code == cli.DONE
+
+
 def test_a_reason_does_not_help_a_challenger(good: Tree, poor: Tree, slice_csv: Path, tmp_path: Path) -> None:
     reason = {"RAINCAST_CHAMPION_UNRUNNABLE": "numpy 3"}
     code, out, _ = gate(good.as_image(tmp_path / "champion"), poor.model, slice_csv, **reason)
