@@ -9,8 +9,8 @@ publish   push the built image to CI_REGISTRY_IMAGE, with its tags, bill of mate
           by its digest
 champion  put the application of the image with the tag `latest` into FOLDER; its model is the champion
 
-BASE_IMAGE sets another base (default: python:3.11-slim), PIP_INDEX_URL another package index. Exit code: 0 done; 1 failed,
-or the image breaks a rule; 2 wrong call.
+BASE_IMAGE sets another base (default: python:3.11-slim), PIP_INDEX_URL another package index. Exit code: 0 done; 1
+failed, or the image breaks a rule; 2 wrong call.
 """
 
 from __future__ import annotations
@@ -140,14 +140,14 @@ def names() -> tuple[str, str, str]:
     repository = os.environ.get("CI_REGISTRY_IMAGE")
     if not repository:
         raise CallError(
-            "set CI_REGISTRY_IMAGE to the repository to publish to, such as registry.example.org/team/raincast; GitLab sets"
-            " it in projects whose container registry is enabled: Settings > General > Visibility"
+            "set CI_REGISTRY_IMAGE to the repository to publish to, such as registry.example.org/team/raincast;"
+            " GitLab sets it if the project's container registry is enabled (Settings > General > Visibility)"
         )
     moved = os.environ.get("CI_COMMIT_TAG") or "latest"
     if moved != "latest" and not (VERSION.fullmatch(moved) and registry.TAG.fullmatch(moved)):
         raise CallError(
-            f"the tag {moved[:200]} cannot be the tag of an image: use vMAJOR.MINOR.PATCH or vMAJOR.MINOR.PATCH-PRERELEASE,"
-            " with letters, digits, dots and hyphens, at most 128 characters"
+            f"the tag {moved[:200]} cannot be the tag of an image: use vMAJOR.MINOR.PATCH or"
+            " vMAJOR.MINOR.PATCH-PRERELEASE, with letters, digits, dots and hyphens, at most 128 characters"
         )
     return repository, os.environ.get("CI_COMMIT_SHA") or revision(), moved
 
@@ -173,7 +173,7 @@ def publish(repository: str, commit: str, name: str) -> None:
 
 def recorded_base() -> dict[str, str]:
     """Return name and digest of the base that the image was built from, as its labels have them."""
-    labels = oci.config(FILES)["config"]["Labels"]
+    labels = oci.configuration(FILES)["config"]["Labels"]
     return {name: labels[f"org.opencontainers.image.base.{name}"] for name in ("name", "digest")}
 
 
