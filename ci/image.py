@@ -143,18 +143,18 @@ def names() -> tuple[str, str, str]:
             "set CI_REGISTRY_IMAGE to the repository to publish to, such as registry.example.org/team/raincast;"
             " GitLab sets it if the project's container registry is enabled (Settings > General > Visibility)"
         )
-    moved = os.environ.get("CI_COMMIT_TAG") or "latest"
-    if moved != "latest" and not (VERSION.fullmatch(moved) and registry.TAG.fullmatch(moved)):
+    tag = os.environ.get("CI_COMMIT_TAG")
+    if tag and not (VERSION.fullmatch(tag) and registry.TAG.fullmatch(tag)):
         raise CallError(
-            f"the tag {moved[:200]} cannot be the tag of an image: use vMAJOR.MINOR.PATCH or"
+            f"the tag {tag[:200]} cannot be the tag of an image: use vMAJOR.MINOR.PATCH or"
             " vMAJOR.MINOR.PATCH-PRERELEASE, with letters, digits, dots and hyphens, at most 128 characters"
         )
-    return repository, os.environ.get("CI_COMMIT_SHA") or revision(), moved
+    programs.require("buildah", "git", "skopeo")
+    return repository, os.environ.get("CI_COMMIT_SHA") or revision(), tag or "latest"
 
 
 def publish(repository: str, commit: str, name: str) -> None:
     """Test the image, push it, attach its documents, and move the tag `latest` last."""
-    programs.require("buildah", "git", "skopeo")
     registry.log_in()
     check_forecasts()
     pushed = registry.push(FILES, f"{repository}:{commit}")
