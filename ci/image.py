@@ -10,8 +10,8 @@ publish   build the image and push it to CI_REGISTRY_IMAGE, with its tags, bill 
 champion  put the application of the image with the tag `latest` into FOLDER, and the image's digest; its model is the
           champion
 
-BASE_IMAGE sets another base (default: python:3.11-slim), PIP_INDEX_URL another package index. Exit code: 0 done; 1 failed,
-or the image breaks a rule; 2 wrong call.
+BASE_IMAGE sets another base (default: python:3.11-slim), PIP_INDEX_URL another package index. Exit code: 0 done; 1
+failed, or the image breaks a rule; 2 wrong call.
 """
 
 from __future__ import annotations
@@ -163,21 +163,21 @@ def names() -> tuple[str, str, str]:
     repository = os.environ.get("CI_REGISTRY_IMAGE")
     if not repository:
         raise CallError(
-            "set CI_REGISTRY_IMAGE to the repository to publish to, such as registry.example.org/team/raincast; GitLab sets"
-            " it in projects whose container registry is enabled: Settings > General > Visibility"
+            "set CI_REGISTRY_IMAGE to the repository to publish to, such as registry.example.org/team/raincast;"
+            " GitLab sets it if the project's container registry is enabled (Settings > General > Visibility)"
         )
-    moved = os.environ.get("CI_COMMIT_TAG") or "latest"
-    if moved != "latest" and not (VERSION.fullmatch(moved) and registry.TAG.fullmatch(moved)):
+    tag = os.environ.get("CI_COMMIT_TAG")
+    if tag and not (VERSION.fullmatch(tag) and registry.TAG.fullmatch(tag)):
         raise CallError(
-            f"the tag {moved[:200]} cannot be the tag of an image: use vMAJOR.MINOR.PATCH or vMAJOR.MINOR.PATCH-PRERELEASE,"
-            " with letters, digits, dots and hyphens, at most 128 characters"
+            f"the tag {tag[:200]} cannot be the tag of an image: use vMAJOR.MINOR.PATCH or"
+            " vMAJOR.MINOR.PATCH-PRERELEASE, with letters, digits, dots and hyphens, at most 128 characters"
         )
-    return repository, os.environ.get("CI_COMMIT_SHA") or revision(), moved
+    programs.require("buildah", "git", "skopeo")
+    return repository, os.environ.get("CI_COMMIT_SHA") or revision(), tag or "latest"
 
 
 def publish(repository: str, commit: str, name: str) -> None:
     """Test the built image, push it, attach its documents, and move the tag `latest` last."""
-    programs.require("buildah", "git", "skopeo")
     registry.log_in()
     check_forecasts()
     pushed = registry.push(FILES, f"{repository}:{commit}")
@@ -200,7 +200,6 @@ def reuse(repository: str, commit: str, name: str) -> bool:
     """
     if name == "latest":
         return False
-    programs.require("git", "skopeo")
     registry.log_in()
     published = registry.digest(f"{repository}:{commit}")
     if published is None:
@@ -232,7 +231,7 @@ def accuracy(about: dict[str, Any]) -> dict[str, Any]:
 
 def recorded_images(repository: str) -> list[dict[str, str]]:
     """Return name and digest of the images that the built image was made from, as its labels have them."""
-    labels = oci.config(FILES)["config"]["Labels"]
+    labels = oci.configuration(FILES)["config"]["Labels"]
     images = [{name: labels[f"org.opencontainers.image.base.{name}"] for name in ("name", "digest")}]
     if DEPENDENCIES_LABEL in labels:
         images.append({"name": f"{repository}/dependencies", "digest": labels[DEPENDENCIES_LABEL]})

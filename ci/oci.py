@@ -25,7 +25,7 @@ def manifest(folder: Path) -> dict[str, Any]:
     return dict(json.loads((folder / "manifest.json").read_bytes()))
 
 
-def config(folder: Path) -> dict[str, Any]:
+def configuration(folder: Path) -> dict[str, Any]:
     """Return the configuration of an image."""
     name = manifest(folder)["config"]["digest"].partition(":")[2]
     return dict(json.loads((folder / name).read_bytes()))

@@ -25,4 +25,5 @@ def mount(folder: Path, env: Mapping[str, str] = os.environ) -> list[str]:
         settings |= dict.fromkeys(("PIP_CERT", "SSL_CERT_FILE"), str(MOUNTED / "certificates.pem"))
     lines = [f"export {name}={shlex.quote(value)}\n" for name, value in settings.items()]
     (folder / "settings").write_text("".join(lines), encoding="utf-8")
-    return ["--volume", f"{folder}:{MOUNTED}:ro"]
+    # Not read-only: in a job without CAP_SYS_ADMIN that fails if the folder is on a tmpfs.
+    return ["--volume", f"{folder}:{MOUNTED}"]

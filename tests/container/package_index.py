@@ -37,7 +37,7 @@ class Index:
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
-    """Responds with the pages of the public index to those who have the password."""
+    """Responds with the pages of the public index to those who have the password; one index runs at a time."""
 
     index: Index
 
@@ -71,25 +71,21 @@ class Handler(http.server.BaseHTTPRequestHandler):
 @contextmanager
 def running_index(folder: Path) -> Iterator[Index]:
     """Run an index whose certificate is signed by an authority that no system knows."""
-    certify(folder)
-    handler = type("IndexHandler", (Handler,), {})
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(folder / "server.pem", folder / "server.key")
-        server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        encrypt(server, folder)
         path = urllib.parse.urlsplit(PUBLIC).path
         host = f"127.0.0.1:{server.server_address[1]}"
-        handler.index = Index(f"https://{USER}:{PASSWORD}@{host}{path}", folder / "authority.pem")
+        Handler.index = Index(f"https://{USER}:{PASSWORD}@{host}{path}", folder / "authority.pem")
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield handler.index
+        yield Handler.index
         server.shutdown()
 
 
-def certify(folder: Path) -> None:
-    """Make an authority and a certificate of 127.0.0.1 that it signs."""
+def encrypt(server: http.server.HTTPServer, folder: Path) -> None:
+    """Make a server use TLS, with a certificate of this machine that a new authority signs: authority.pem."""
     new = ("req", "-newkey", "rsa:2048", "-nodes", "-days", "2")
     alternative = folder / "alternative"
-    alternative.write_text("subjectAltName=IP:127.0.0.1\n", encoding="utf-8")
+    alternative.write_text("subjectAltName=IP:127.0.0.1,DNS:localhost\n", encoding="utf-8")
     for call in (
         (*new, "-x509", "-subj", "/CN=authority", "-keyout", "authority.key", "-out", "authority.pem"),
         (*new, "-subj", "/CN=index", "-keyout", "server.key", "-out", "server.csr"),
@@ -97,6 +93,10 @@ def certify(folder: Path) -> None:
          "-days", "2", "-extfile", alternative, "-out", "server.pem"),
     ):  # fmt: skip
         subprocess.run(["openssl", *call], cwd=folder, check=True, capture_output=True)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(folder / "server.pem", folder / "server.key")
+    # The handshake is in the thread of a request.
+    server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
 
 
 def required(path: Path) -> set[str]:

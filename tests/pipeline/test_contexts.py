@@ -105,6 +105,7 @@ def test_each_context_has_its_jobs(context: str, document: dict[str, Any], clone
         ("v1.0.0-ü", False),
         ("1.0.0", False),
         ("xv1.0.0", False),
+        ("latest", False),
         (f"v1.0.0-{'x' * 122}", False),
     ],
 )

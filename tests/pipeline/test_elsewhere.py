@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from ci import pipeline
 from tests.conftest import ROOT, needs
 from tests.container.package_index import PASSWORD, required, running_index
 
@@ -147,3 +149,23 @@ def test_what_cannot_be_published_is_refused_before_it_is_built(variables: dict[
         assert (done.returncode, done.stdout) == (2, "")
         assert message in done.stderr.splitlines()[-1]
         assert "Traceback" not in done.stderr
+
+
+def test_a_pipeline_on_this_machine_has_its_package_index_but_not_the_settings_of_the_shell(
+    runner: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert runner is None
+    source = tmp_path / "source"
+    source.mkdir()
+    shown = "UV_DEFAULT_INDEX PIP_INDEX_URL CA_FILE UV_PYTHON RAINCAST_DATA"
+    show = f"for name in {shown}; do printf '%s=%s\\n' $name \"$(printenv $name)\"; done"
+    (source / ".gitlab-ci.yml").write_text(json.dumps({"show": {"script": [show]}}), encoding="utf-8")
+    author = ["-c", "user.name=Somebody", "-c", "user.email=somebody@example.org"]
+    for call in (["init", "--quiet"], ["add", "--all"], ["commit", "--quiet", "--message", "A job"]):
+        subprocess.run(["git", *author, *call], cwd=source, check=True)
+    pipeline.clone(source, tmp_path / "clone")
+    for name in shown.split():
+        monkeypatch.setenv(name, f"value-of-{name}")
+    lines = {word for word in pipeline.run(tmp_path / "clone").output.split() if "=" in word}
+    assert {"UV_DEFAULT_INDEX=value-of-UV_DEFAULT_INDEX", "PIP_INDEX_URL=value-of-PIP_INDEX_URL"} <= lines
+    assert {"CA_FILE=value-of-CA_FILE", "UV_PYTHON=", "RAINCAST_DATA="} <= lines
