@@ -4,8 +4,8 @@
 
 `--champion` is the application from the champion's image: prediction.py, raincast/, data/stations.csv and model/. Each
 model forecasts the record, without the outcomes, with its own prediction.py, so that a champion with older code can be
-compared as well. This code gets no secret of this process and reaches no other file (ci/confined.py). If the folder does
-not exist, there is no champion yet, and only the minimum scores in tests/accuracy count.
+compared as well. This code gets no secret of this process and reaches no other file (ci/confined.py). If the folder
+does not exist, there is no champion yet, and only the minimum scores in tests/accuracy count.
 
 RAINCAST_CHAMPION_UNRUNNABLE says why the champion cannot run any more, such as after an update of a library. Then a
 champion that does fail is not compared; the reason is in the output, the report, the image's label and its provenance.

@@ -3,10 +3,10 @@
     python -I ci/confined.py FOLDER [READABLE ...] -- PROGRAM [ARGUMENT ...]
 
 Nobody has reviewed the program's code, and the processes that start it have secrets in their environment, which is in
-/proc/PID/environ. Landlock needs no privileges and works in a container. It keeps the program from memory and environment
-of other processes, from TCP, and from all files except FOLDER (to write) and READABLE, Python and the system's libraries
-(to read). A kernel without Landlock gives it a user namespace of its own, or, if that is not permitted either, takes
-root's capabilities. Both keep the environment of other processes from it, but not files.
+/proc/PID/environ. Landlock needs no privileges and works in a container. It keeps the program from memory and
+environment of other processes, from TCP, and from all files except FOLDER (to write) and READABLE, Python and the
+system's libraries (to read). A kernel without Landlock gives it a user namespace of its own, or, if that is not
+permitted either, takes root's capabilities. Both keep the environment of other processes from it, but not files.
 
 Needs no package of Python. Exit code: the program's; 2 if nothing keeps it from these environments.
 """
