@@ -119,7 +119,7 @@ def _buildah(origin: Base, *arguments: str) -> None:
 def _dependencies(origin: Base) -> str:
     """Return the image with all dependencies, from the registry or this machine; build it if neither has it.
 
-    An image in a registry is returned by its digest, so that a tag that moves meanwhile does not change what is built.
+    It is returned by its digest or, without a registry, by its id: a tag that moves meanwhile changes nothing.
     """
     content = f"{origin.digest} {platform.machine()}".encode()
     for name in ("Dockerfile", "requirements-serve.txt", "ci/slim.py"):
@@ -133,7 +133,7 @@ def _dependencies(origin: Base) -> str:
         if stored.returncode:
             _buildah(origin, "--target", "dependencies", "--timestamp", str(DEPENDENCIES_TIME), "--tag", image)
         if not repository:
-            return image
+            return run("buildah", "inspect", "--type", "image", "--format", "{{.FromImageID}}", image)
         with tempfile.TemporaryDirectory(prefix="dependencies-") as files:
             run("skopeo", "copy", "--quiet", f"containers-storage:{image}", f"dir:{files}")
             oci.remove_builder(Path(files))

@@ -55,6 +55,10 @@ def remove_builder(folder: Path) -> None:
     for name in ("container", "container_config", "parent"):
         config.pop(name, None)
     config["config"].pop("Hostname", None)
+    for step in config["history"]:
+        # The name under which this machine came to know the image below.
+        if step.get("comment", "").startswith("FROM "):
+            del step["comment"]
     for layer in content["layers"]:
         # buildah names the type of the same bytes differently, depending on where it found the layer.
         layer["mediaType"] = layer["mediaType"].removesuffix(".gzip")
