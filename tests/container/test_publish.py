@@ -148,7 +148,10 @@ def test_base_and_dependencies_are_those_recorded_although_their_tags_move(
         )
         assert (image_folder / "files" / "manifest.json").read_bytes() == first
         ran("-c", PUBLISH, **env)
-        labels = config(f"{repository}:latest")["config"]["Labels"]
+        about = config(f"{repository}:latest")
+        # The digest does not depend on the names that this machine has for the images below.
+        assert not [step for step in about["history"] if step.get("comment", "").startswith("FROM ")]
+        labels = about["config"]["Labels"]
         recorded = {f"{repository}/dependencies": labels[image.DEPENDENCIES_LABEL], base: expected}
         assert labels["org.opencontainers.image.base.digest"] == expected
         statement = json.loads((image_folder / "provenance.json").read_bytes())
