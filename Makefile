@@ -27,6 +27,22 @@ NEED_PYTHON = $(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11)
   echo "Python 3.11 is not installed as $(PYTHON); on Debian 12: apt-get install python3.11-venv;" \
     "elsewhere: make PYTHON=/path/to/python3.11" >&2; exit 1; }
 
+# pip and uv install from the same index, whichever of their variables names it, and so does the build of the image.
+ifneq ($(PIP_INDEX_URL)$(UV_DEFAULT_INDEX)$(UV_INDEX_URL),)
+  export PIP_INDEX_URL := $(or $(value PIP_INDEX_URL),$(value UV_DEFAULT_INDEX),$(value UV_INDEX_URL))
+  export UV_DEFAULT_INDEX := $(or $(value UV_DEFAULT_INDEX),$(value UV_INDEX_URL),$(PIP_INDEX_URL))
+endif
+ifneq ($(PIP_EXTRA_INDEX_URL)$(UV_EXTRA_INDEX_URL),)
+  export PIP_EXTRA_INDEX_URL := $(or $(value PIP_EXTRA_INDEX_URL),$(value UV_EXTRA_INDEX_URL))
+  export UV_EXTRA_INDEX_URL := $(or $(value UV_EXTRA_INDEX_URL),$(PIP_EXTRA_INDEX_URL))
+endif
+# Certificates of a registry, an index or a GitLab that no public authority signed. Each program has its own variable.
+ifneq ($(CI_SERVER_TLS_CA_FILE)$(CA_FILE),)
+  CERTIFICATES := $(shell ci/certificates)
+  $(foreach name,SSL_CERT_FILE PIP_CERT REQUESTS_CA_BUNDLE CURL_CA_BUNDLE GIT_SSL_CAINFO NODE_EXTRA_CA_CERTS,\
+    $(eval export $(name) := $(CERTIFICATES)))
+endif
+
 .PHONY: help forecast train predict serve check test lint format unit integration fuzz accuracy performance image \
   publish pipeline docs pages release-notes sign deployment manifests deploy load benchmark benchmark-training \
   benchmark-serving benchmark-files benchmark-attacks lock clean
@@ -109,7 +125,7 @@ train: $(INSTALLED)  ## train again; TRAIN="--data PATH|URL --verify-from DATE -
 accuracy: model/model.json  ## compare the model with the minimum scores and the champion (CI_REGISTRY_IMAGE:latest)
 	$(BIN)/python -m ci.image champion champion
 	$(BIN)/python -m pytest tests/accuracy
-	@$(BIN)/python -m ci.accuracy --champion champion
+	@$(BIN)/python -m ci.accuracy --champion champion --report reports/accuracy.json
 
 performance: model/model.json  ## compare speed, memory and size with their limits
 	$(BIN)/python -m pytest tests/performance
@@ -119,7 +135,7 @@ performance: model/model.json  ## compare speed, memory and size with their limi
 image: need-git need-buildah need-skopeo model/model.json  ## build the image of this commit as raincast:local
 	$(BIN)/python -m ci.image build
 
-publish: image  ## push the image to CI_REGISTRY_IMAGE, with its bill of materials and provenance
+publish: need-git need-buildah need-skopeo model/model.json  ## build the image and push it to CI_REGISTRY_IMAGE, with its bill of materials and provenance
 	$(BIN)/python -m ci.image publish
 
 sign:         ## sign the published image with the job's identity
