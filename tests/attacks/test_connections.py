@@ -341,8 +341,9 @@ def test_a_response_that_is_not_read_is_kept_where_it_is_counted(trained: Path, 
     with started(tmp_path, "--model", trained) as server, server.client() as client:
         client.send(request("POST", "/forecast", body_of(many(10_000))))
         held = eventually(lambda: server.metric("raincast_rows_total") and server.metric("raincast_held_bytes"))
-        # The client's own buffer takes a part of the response of some 900 kB.
-        assert queued(server.port) <= 2 * UNACKNOWLEDGED_BYTES
+        # The client's own buffer takes a part of the response of some 900 kB. The kernel doubles the limit, and exceeds
+        # it by its last packet.
+        assert queued(server.port) <= 4 * UNACKNOWLEDGED_BYTES
         assert held > 100_000
         assert len(client.reply().json()["forecasts"]) == 10_000
         assert eventually(lambda: server.metric("raincast_held_bytes") == 0)
