@@ -62,7 +62,7 @@ class Cluster:
         return self.run("get", DEPLOYMENT, "--ignore-not-found", "-o", path)
 
     def require_kinds(self, manifests: Iterable[Object]) -> None:
-        """Check that the API server knows the kinds of all manifests. Raises Failure, which names those that it lacks."""
+        """Check that the API server knows the kinds of all manifests. Raises Failure, which names the others."""
         lacking = []
         for version in sorted({o["apiVersion"] for o in manifests}):
             try:
@@ -82,13 +82,13 @@ class Cluster:
     def apply(self, manifests: list[Object], manager: str = FIELD_MANAGER) -> str:
         """Apply objects on the server, also over what others changed, and return what kubectl says. Raises Failure."""
         options = ("--server-side", f"--field-manager={manager}", "--force-conflicts")
-        return self.run("apply", *options, "-f", "-", stdin=as_list(manifests))
+        return self.run("apply", *options, "-f", "-", stdin=stream(manifests))
 
-    def delete(self, references: list[Object]) -> None:
+    def delete(self, objects: list[Object]) -> None:
         """Delete objects, as far as they exist, and wait until they are gone. Raises Failure."""
-        if references:
+        if objects:
             options = ("--ignore-not-found", "--timeout=60s")
-            say(self.run("delete", *options, "-f", "-", stdin=as_list(references), limit="0"))
+            say(self.run("delete", *options, "-f", "-", stdin=stream(objects), limit="0"))
 
     def wait_until_complete(self, manifests: list[Object], seconds: int) -> None:
         """Wait for the rollout, and then for the pods that the autoscaler keeps at least. Raises Failure."""
@@ -160,9 +160,9 @@ def documents(text: str) -> list[Object]:
     return found
 
 
-def as_list(objects: list[Object]) -> str:
-    """Return objects as a document for kubectl's standard input."""
-    return json.dumps({"apiVersion": "v1", "kind": "List", "items": objects})
+def stream(objects: list[Object]) -> str:
+    """Return objects as documents for kubectl's standard input."""
+    return "\n".join(map(json.dumps, objects))
 
 
 def key(item: Object) -> Key:

@@ -3,9 +3,9 @@
     IMAGE=REPOSITORY@sha256:DIGEST python3 -m ci.deploy staging|production
     python3 -m ci.deploy staging|production --keep-image
 
-The second applies changed manifests with the image that runs. What passed its test is kept in the cluster; "goes back"
-restores all of it and tests it again, also if this is ended by SIGTERM or Ctrl-C. One deployment to a namespace runs at a
-time.
+The second applies changed manifests with the image that runs. What passed its test is kept in the cluster; going back
+restores all of it and tests it again, also if this is ended by SIGTERM or Ctrl-C. One deployment at a time runs in a
+namespace.
 
 Needs kubectl, a kubeconfig and the model directory that the image was built with, and no package of Python: the job
 runs in Alpine with nothing else. KUBE_CONTEXT selects a context of the kubeconfig other than the current one; GitLab's
@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from ci import last_good, lease, programs
-from ci.cluster import NAME, Cluster, Failure, Object, as_list, documents, kubectl, require_kubeconfig, say, without
+from ci.cluster import NAME, Cluster, Failure, Object, documents, kubectl, require_kubeconfig, say, stream, without
 from ci.smoke import expectation, smoke_test
 from ci.unready import explain
 
@@ -103,9 +103,15 @@ def deploy(given: argparse.Namespace, image: str, description: dict[str, Any] | 
     manifests = render(given.env)
     (namespace,) = [item for item in manifests if item["kind"] == "Namespace"]
     cluster = Cluster(namespace["metadata"]["name"])
+
+    def create_namespace() -> None:
+        if given.keep_image:
+            raise Failure(f"there is no namespace {cluster.namespace}, and no image to keep; set IMAGE")
+        say(cluster.apply([namespace]))
+
     with interruption() as interrupt:
         cluster.require_kinds(manifests)
-        with lease.held(cluster, given.wait_seconds, lambda: say(cluster.apply([namespace]))):
+        with lease.held(cluster, given.wait_seconds, create_namespace):
             before = last_good.read(cluster)
             expected = expectation(image, description) if image and description else kept(cluster, before, description)
             put_image(manifests, expected)
@@ -134,7 +140,7 @@ def attempt(
 ) -> None:
     """Apply, wait and test; go back if a step fails. Raises Failure or Interrupted."""
     say(f"deploying {expected['image']} to {cluster.namespace}, which is at revision {cluster.revision() or '-'}")
-    present = cluster.get("-f", "-", stdin=as_list(manifests))
+    present = cluster.get("-f", "-", stdin=stream(manifests))
     trial = before.attempt(without(manifests, present))
     # Recorded first: if this process is killed, the next one knows what to remove.
     last_good.write(cluster, trial)

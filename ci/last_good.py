@@ -1,7 +1,7 @@
 """Keep in the cluster what last passed its smoke test, and go back to it.
 
-The ConfigMap raincast-last-good survives a deployment that is killed, so the next failure does not go back to a revision
-that never passed.
+The ConfigMap raincast-last-good survives a deployment that is killed, so the next failure does not go back to what never
+passed.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class LastGood:
 
 
 def read(cluster: Cluster) -> LastGood:
-    """Return what is recorded; before the first record, the current revision is what one goes back to. Raises Failure."""
+    """Return the record; before the first, that of the current revision. Raises Failure."""
     for item in cluster.get("configmap", RECORD):
         return LastGood(**json.loads(item["data"]["record"]))
     return LastGood(revision=cluster.revision())
@@ -91,9 +91,11 @@ def go_back(cluster: Cluster, record: LastGood, rollout_seconds: int, smoke_seco
         say(cluster.run("rollout", "undo", DEPLOYMENT, f"--to-revision={record.revision}"))
         cluster.delete(record.added)
         cluster.wait_until_complete([], rollout_seconds)
+        # Kubernetes numbers the revision anew when it comes back.
+        write(cluster, LastGood(cluster.revision()))
         say(
-            f"rolled the Deployment back to revision {record.revision}; what else was changed, and whether it serves, is "
-            f"unknown: it was deployed before {RECORD} was kept"
+            f"rolled the Deployment back to revision {record.revision}, untested, and nothing else: it was deployed "
+            f"before {RECORD} was kept"
         )
     else:
         say("no rollback: this was the first deployment")

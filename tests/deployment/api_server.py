@@ -50,6 +50,7 @@ class Refused(Exception):
 
     def __init__(self, code: int, reason: str, message: str) -> None:
         super().__init__(message)
+        self.code = code
         self.status = {
             "kind": "Status",
             "apiVersion": "v1",
@@ -161,8 +162,9 @@ def content(item: Object) -> Object:
     """Return what a manager sets: all but what identifies the object and what the server sets."""
     known = ("name", "namespace", "uid", "creationTimestamp", "resourceVersion", "generation", "managedFields")
     inner = {name: value for name, value in item.items() if name not in ("apiVersion", "kind", "status")}
-    inner["metadata"] = {name: value for name, value in item["metadata"].items() if name not in known}
-    return inner
+    metadata = {name: value for name, value in item["metadata"].items() if name not in known}
+    del inner["metadata"]
+    return inner | ({"metadata": metadata} if metadata else {})
 
 
 def at_path(item: Any, path: Path) -> Any:
@@ -280,7 +282,8 @@ class ApiServer(http.server.ThreadingHTTPServer):
         # Ports of the services by image, and logs by pod.
         self.backends: dict[str, int] = {}
         self.logs: dict[str, str] = {}
-        self.forbidden: list[str] = []
+        # Requests that get 403: method, plural, and a text in the body.
+        self.forbidden: list[tuple[str, str, str]] = []
 
     @property
     def url(self) -> str:
@@ -328,18 +331,22 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
     server: ApiServer
     protocol_version = "HTTP/1.1"
+    # Otherwise every response waits 40 ms for the client's acknowledgement of its headers.
+    disable_nagle_algorithm = True
 
     def do_GET(self) -> None:  # pylint: disable=invalid-name
         """Handle a request of any method."""
         address = urllib.parse.urlsplit(self.path)
         query = dict(urllib.parse.parse_qsl(address.query))
         body = self.rfile.read(int(self.headers.get("content-length", 0)))
-        self.server.store.requests.append(f"{self.command} {self.path}")
+        # A kubectl that chooses its version by the server's asks for it first.
+        if address.path != "/version":
+            self.server.store.requests.append(f"{self.command} {self.path}")
         try:
             if not self.discover(address.path):
                 self.serve(address.path, query, body)
         except Refused as refused:
-            self.reply(refused.status, refused.status["code"])
+            self.reply(refused.status, refused.code)
 
     do_POST = do_PUT = do_PATCH = do_DELETE = do_GET
 
@@ -394,7 +401,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if not match or match[3] not in self.server.kinds.get(match[1], {}):
             raise Refused(404, "NotFound", "the server could not find the requested resource")
         version, namespace, plural, name, part, rest = match.groups(default="")
-        if f"{self.command} {plural}" in self.server.forbidden:
+        if any(entry[:2] == (self.command, plural) and entry[2] in body.decode() for entry in self.server.forbidden):
             raise Refused(403, "Forbidden", f'{plural} "{name}" is forbidden')
         store = self.server.store
         if part == "proxy":

@@ -8,7 +8,7 @@ import json
 import threading
 from dataclasses import dataclass, field
 
-from tests.deployment.api_server import ApiServer, is_ready
+from tests.deployment.api_server import ApiServer, Refused, is_ready
 from tests.deployment.cluster import Object
 
 TICK_SECONDS = 0.02
@@ -30,14 +30,18 @@ class Controllers:
     autoscaling: bool = True
     ticks: dict[str, int] = field(default_factory=dict)
     ended: threading.Event = field(default_factory=threading.Event)
+    failed: list[Exception] = field(default_factory=list)
 
     def run(self) -> None:
         """Work until the end."""
         while not self.ended.wait(TICK_SECONDS):
             store = self.api.store
             with store.changed:
-                for deployment in store.of("deployments"):
-                    self.settle(copy.deepcopy(deployment))
+                try:
+                    for deployment in store.of("deployments"):
+                        self.settle(copy.deepcopy(deployment))
+                except (Refused, KeyError, ValueError) as error:
+                    self.failed.append(error)
 
     def settle(self, deployment: Object) -> None:
         """Do the next step for a Deployment."""
@@ -52,7 +56,8 @@ class Controllers:
         new = [pod for pod in pods if pod["metadata"]["labels"]["pod-template-hash"] == hashed]
         old = [pod for pod in pods if pod not in new]
         wanted = deployment["spec"]["replicas"]
-        if len(new) < wanted:
+        # As maxSurge does: one pod more than there were.
+        if len(new) < wanted and (not old or all(map(is_ready, new))):
             self.start(deployment, f"{name}-{len(new)}", hashed)
         for pod in new[wanted:]:
             store.delete("pods", namespace, pod["metadata"]["name"])
@@ -64,8 +69,9 @@ class Controllers:
             for pod in old:
                 store.delete("pods", namespace, pod["metadata"]["name"])
             old = []
-        self.ticks[name] = 0 if complete else self.ticks.get(name, 0) + 1
-        late = self.ticks[name] > DEADLINE_TICKS and self.image(deployment) not in self.slow
+        waits = not complete and self.image(deployment) not in self.slow
+        self.ticks[name] = self.ticks.get(name, 0) + 1 if waits else 0
+        late = self.ticks[name] > DEADLINE_TICKS
         progress = {"type": "Progressing", "status": "False" if late else "True"}
         deployment["status"] = {
             "observedGeneration": deployment["metadata"]["generation"],
@@ -174,7 +180,7 @@ class Controllers:
     def warn(self, pod: Object, reason: str, message: str) -> None:
         """Record an event of a pod."""
         meta = pod["metadata"]
-        event = {
+        event: Object = {
             "apiVersion": "v1",
             "kind": "Event",
             "metadata": {"name": f"{meta['name']}.{reason.lower()}", "namespace": meta["namespace"]},
