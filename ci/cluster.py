@@ -21,11 +21,10 @@ Object = dict[str, Any]
 Key = tuple[str, str, str]
 
 KUBECONFIG_ADVICE = "set the CI variable KUBECONFIG (type File), or KUBE_CONTEXT of GitLab's agent: docs/operations.md"
-# API groups that are not part of Kubernetes, and how to do without them.
-OPERATORS = {
-    "monitoring.coreos.com": "install the Prometheus Operator",
-    "gateway.networking.k8s.io": "install the Gateway API's standard channel",
-    "keda.sh": "install KEDA",
+# What to do if the cluster lacks an API group that is not part of Kubernetes.
+REMEDIES = {
+    "gateway.networking.k8s.io": "install the Gateway API (standard channel), or turn on the component ingress",
+    "monitoring.coreos.com": "install the Prometheus Operator, or turn off the component monitoring",
 }
 
 
@@ -72,12 +71,11 @@ class Cluster:
                     raise
                 served = {"resources": []}
             known = {resource["kind"] for resource in served["resources"]}
-            way = OPERATORS.get(version.partition("/")[0], "install what provides it")
+            remedy = REMEDIES.get(version.partition("/")[0], "install what provides it, or take it out")
             wanted = sorted({o["kind"] for o in manifests if o["apiVersion"] == version} - known)
-            lacking += [f"the cluster has no {kind} ({version}): {way}" for kind in wanted]
+            lacking += [f"the cluster has no {kind} ({version}): {remedy} in the overlay" for kind in wanted]
         if lacking:
-            advice = "or take the component that brings it out of the overlay; nothing was applied"
-            raise Failure(f"{'; '.join(lacking)}, {advice}")
+            raise Failure(f"{'; '.join(lacking)}; nothing was applied")
 
     def apply(self, manifests: list[Object], manager: str = FIELD_MANAGER) -> str:
         """Apply objects on the server, also over what others changed, and return what kubectl says. Raises Failure."""
@@ -90,10 +88,21 @@ class Cluster:
             options = ("--ignore-not-found", "--timeout=60s")
             say(self.run("delete", *options, "-f", "-", stdin=stream(objects), limit="0"))
 
-    def wait_until_complete(self, manifests: list[Object], seconds: int) -> None:
-        """Wait for the rollout, and then for the pods that the autoscaler keeps at least. Raises Failure."""
-        end = time.monotonic() + seconds
-        say(self.run("rollout", "status", DEPLOYMENT, f"--timeout={seconds}s", limit="0"))
+    def wait_until_complete(self, manifests: list[Object], seconds: int, stale_seconds: int = 0) -> None:
+        """Wait for the rollout, and then for the pods that the autoscaler keeps at least. Raises Failure.
+
+        For `stale_seconds` the Deployment may still have the condition of the rollout before, which was stuck.
+        """
+        start = time.monotonic()
+        end = start + seconds
+        while True:
+            try:
+                say(self.run("rollout", "status", DEPLOYMENT, f"--timeout={seconds}s", limit="0"))
+                break
+            except Failure as failure:
+                if "progress deadline" not in str(failure) or time.monotonic() >= start + stale_seconds:
+                    raise
+                time.sleep(1)
         least = minimum(manifests)
         while (ready := int(self.run("get", DEPLOYMENT, "-o", "jsonpath={.status.readyReplicas}") or 0)) < least:
             if time.monotonic() > end:

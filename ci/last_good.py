@@ -15,6 +15,8 @@ from ci.cluster import DEPLOYMENT, PODS, Cluster, Object, key, references, say, 
 from ci.smoke import smoke_test
 
 RECORD = "raincast-last-good"
+# A rollout's deadline is longer than this, so a rollout back cannot have exceeded it yet.
+STALE_SECONDS = 10
 
 
 @dataclass(frozen=True)
@@ -81,7 +83,7 @@ def go_back(cluster: Cluster, record: LastGood, rollout_seconds: int, smoke_seco
     if record.manifests:
         say(cluster.apply(record.manifests))
         cluster.delete(without(record.added, record.manifests, record.kept))
-        cluster.wait_until_complete(record.manifests, rollout_seconds)
+        cluster.wait_until_complete(record.manifests, rollout_seconds, STALE_SECONDS)
         with cluster.service() as url:
             smoke_test(url, record.expected, smoke_seconds)
         write(cluster, dataclasses.replace(record, added=[]))
@@ -90,7 +92,7 @@ def go_back(cluster: Cluster, record: LastGood, rollout_seconds: int, smoke_seco
     elif record.revision:
         say(cluster.run("rollout", "undo", DEPLOYMENT, f"--to-revision={record.revision}"))
         cluster.delete(record.added)
-        cluster.wait_until_complete([], rollout_seconds)
+        cluster.wait_until_complete([], rollout_seconds, STALE_SECONDS)
         # Kubernetes numbers the revision anew when it comes back.
         write(cluster, LastGood(cluster.revision()))
         say(

@@ -47,6 +47,16 @@ class Controllers:
         """Do the next step for a Deployment."""
         store, namespace = self.api.store, deployment["metadata"]["namespace"]
         current = self.current(deployment)
+        status, generation = deployment.get("status", {}), deployment["metadata"]["generation"]
+        if self.ticks.get("stale") or (status and status["observedGeneration"] != generation and stuck(status)):
+            # At first the conditions are still those of the rollout before; here until somebody has seen them.
+            watches = sum("&watch=true" in line for line in store.requests)
+            status["observedGeneration"] = generation
+            store.put("deployments", deployment)
+            self.ticks["stale"] = self.ticks.get("stale") or watches + 1
+            if watches < self.ticks["stale"]:
+                return
+            self.ticks["stale"] = 0
         name, hashed = current["metadata"]["name"], current["metadata"]["labels"]["pod-template-hash"]
         pods = [
             p
@@ -197,3 +207,8 @@ class Controllers:
         """Return the image of a Deployment."""
         (container,) = deployment["spec"]["template"]["spec"]["containers"]
         return str(container["image"])
+
+
+def stuck(status: Object) -> bool:
+    """Return True if a rollout has exceeded its deadline."""
+    return any(condition["reason"] == "ProgressDeadlineExceeded" for condition in status["conditions"])
