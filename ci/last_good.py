@@ -1,7 +1,7 @@
 """Keep in the cluster what last passed its smoke test, and go back to it.
 
-The ConfigMap raincast-last-good survives a deployment that is killed, so the next failure does not go back to what never
-passed.
+The ConfigMap raincast-last-good survives a deployment that is killed, so that the next failure does not go back to what
+never passed.
 """
 
 from __future__ import annotations

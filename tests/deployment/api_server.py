@@ -1,7 +1,7 @@
 """A small Kubernetes API server for the real kubectl: objects, server-side apply, watch, and the proxy of a Service.
 
-It follows the API where ci.deploy depends on it. Unlike there, lists belong to a field manager as a whole, admission is a
-few rules, and requests need no credentials. tests.deployment.controllers makes the pods.
+It follows the API as far as ci.deploy depends on it. Unlike there, a list belongs to a field manager as a whole,
+admission is a few rules, and requests need no credentials. tests.deployment.controllers makes the pods.
 """
 
 from __future__ import annotations

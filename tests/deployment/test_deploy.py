@@ -24,7 +24,7 @@ from tests.deployment.world import FIRST, LEASE, NAMESPACE, RECORD, SECOND, Worl
 from tests.integration.serving import Server, eventually, started
 
 EXTRA = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "extra"}, "data": {"a": "b"}}
-ServiceMonitor = {"apiVersion": "monitoring.coreos.com/v1", "kind": "ServiceMonitor", "metadata": {"name": "raincast"}}
+MONITOR = {"apiVersion": "monitoring.coreos.com/v1", "kind": "ServiceMonitor", "metadata": {"name": "raincast"}}
 # The rollout waits for pods, and nothing happens until the test does something.
 WAITING = f"/namespaces/{NAMESPACE}/deployments?allowWatchBookmarks"
 
@@ -414,12 +414,12 @@ def test_a_lease_is_renewed_while_it_is_needed(world: World) -> None:
 
 def test_kinds_that_the_cluster_lacks_are_named_before_anything_is_applied(empty: World) -> None:
     del empty.api.kinds["apis/monitoring.coreos.com/v1"]
-    empty.add("monitor", ServiceMonitor)
+    empty.add("monitor", MONITOR)
     done = empty.deploy(FIRST)
     assert done.code == 1
     assert (
-        "the cluster has no ServiceMonitor (monitoring.coreos.com/v1): install the Prometheus Operator, or turn off the "
-        "component monitoring in the overlay; nothing was applied"
+        "the cluster has no ServiceMonitor (monitoring.coreos.com/v1): install the Prometheus Operator, or turn off "
+        "the component monitoring in the overlay; nothing was applied"
     ) in done.stderr
     assert empty.changes() == []
 

@@ -1,4 +1,4 @@
-"""A cluster in which ci.deploy deploys the project: the small API server, its controllers, and a copy of the manifests."""
+"""A cluster for ci.deploy: the small API server, its controllers, and a copy of the manifests."""
 
 from __future__ import annotations
 
