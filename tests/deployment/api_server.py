@@ -383,6 +383,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
             ]
             group = version.partition("/")[2]
             self.reply({"kind": "APIResourceList", "apiVersion": "v1", "groupVersion": group, "resources": resources})
+        elif version == "openapi/v2":
+            # kubectl before 1.28 asks for it; an empty document says nothing about any kind.
+            self.reply(b"", kind="application/com.github.proto-openapi.spec.v2.v1.0+protobuf")
         elif version == "openapi/v3":
             # Enough for kubectl to learn that the server itself checks the fields of objects.
             paths = {name: {"serverRelativeURL": f"/openapi/v3/{name}"} for name in kinds}
