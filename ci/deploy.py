@@ -102,6 +102,10 @@ def deploy(given: argparse.Namespace, image: str, description: dict[str, Any] | 
     require_kubeconfig()
     manifests = render(given.env)
     (namespace,) = [item for item in manifests if item["kind"] == "Namespace"]
+    for item in manifests:
+        if item["kind"] == "Secret":
+            # The record of the manifests is a ConfigMap.
+            raise Failure(f"the overlay has the Secret {item['metadata']['name']}; create it in the cluster instead")
     cluster = Cluster(namespace["metadata"]["name"])
 
     def create_namespace() -> None:

@@ -14,7 +14,8 @@ from typing import Any
 
 import pytest
 
-from ci.cluster import key, without
+from ci.cluster import Cluster, key, without
+from ci.unready import explain
 from raincast.forecasting.model import canonical_json, sha256
 from tests.conftest import needs
 from tests.deployment.api_server import ApiServer, Key
@@ -216,6 +217,56 @@ def test_the_reason_is_the_last_line_and_healthy_pods_do_not_hide_it(world: Worl
     assert asked and all(failing in line for line in asked)
 
 
+def status_of(state: Object | None = None, last: Object | None = None, **more: Any) -> Object:
+    """Return the status of a pod that is not ready."""
+    container = {"name": "raincast", "restartCount": 3 if last else 0, "state": state or {}, "lastState": last or {}}
+    return {"conditions": [{"type": "Ready", "status": "False"}], "containerStatuses": [container]} | more
+
+
+SCHEDULED = {"type": "PodScheduled", "status": "False", "message": "0/2 nodes are available: insufficient cpu."}
+OUT_OF_MEMORY = {"terminated": {"reason": "OOMKilled", "exitCode": 137}}
+REASONS = {
+    "pod raincast-x: OOMKilled with exit code 137; the last words": status_of({"running": {}}, OUT_OF_MEMORY),
+    "pod raincast-x: ImagePullBackOff: not found; an event": status_of(
+        {"waiting": {"reason": "ImagePullBackOff", "message": "not found"}}
+    ),
+    "pod raincast-x: 0/2 nodes are available: insufficient cpu.; an event": {"conditions": [SCHEDULED]},
+    "pod raincast-x: an event": status_of({"running": {}}),
+    "exceeded quota": None,
+}
+
+
+@pytest.mark.parametrize("reason", REASONS)
+def test_the_reason_is_that_of_pods_that_are_not_ready(
+    reason: str, empty: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("KUBECONFIG", str(empty.folder / "config"))
+    store, status = empty.api.store, REASONS[reason]
+    labels = {"app.kubernetes.io/name": "raincast", "app.kubernetes.io/component": "server"}
+    empty.api.logs = {"raincast-x previous": "a line\nthe last words\n", "raincast-good": "a healthy line"}
+
+    def put(plural: str, kind: str, name: str, **more: Any) -> None:
+        metadata = {"name": name, "namespace": NAMESPACE, "labels": labels}
+        store.put(plural, {"kind": kind, "metadata": metadata, "apiVersion": "v1"} | more)
+
+    def event(kind: str, name: str, message: str) -> None:
+        about = {"kind": kind, "name": name, "namespace": NAMESPACE}
+        put("events", "Event", f"{name}.1", involvedObject=about, type="Warning", reason="Failed", message=message)
+
+    store.put("namespaces", {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}})
+    spec = {"containers": [{"name": "raincast"}]}
+    put("pods", "Pod", "raincast-good", spec=spec, status={"conditions": [{"type": "Ready", "status": "True"}]})
+    event("Pod", "raincast-good", "an event of a healthy pod")
+    if status:
+        put("pods", "Pod", "raincast-x", spec=spec, status=status)
+        event("Pod", "raincast-x", "an event")
+    else:
+        put("replicasets", "ReplicaSet", "raincast-set", apiVersion="apps/v1", spec={"replicas": 2}, status={})
+        event("ReplicaSet", "raincast-set", "exceeded quota")
+    assert explain(Cluster(NAMESPACE)) == reason
+    assert "healthy" not in capsys.readouterr().out
+
+
 def test_a_first_rollout_that_fails_is_not_undone(empty: World) -> None:
     empty.controllers.crashing[FIRST] = "prediction.py: model.onnx: SHA-256 differs"
     done = empty.deploy(FIRST)
@@ -336,8 +387,13 @@ def test_a_cancelled_deployment_is_undone(number: signal.Signals, code: int, wor
     process = world.start(SECOND)
     wait_for_rollout(world)
     assert world.image() == SECOND
+    changes = len(world.changes())
+    process.send_signal(number)
+    eventually(lambda: any("/deployments/" in line for line in world.changes()[changes:]) or None)
+    # A second signal does not end the way back.
     process.send_signal(number)
     done = ended(process)
+    assert f"{number.name}: wait, this is about to end" in done.stdout
     assert done.code == code
     assert done.stderr == f"ci.deploy: staging does not serve {SECOND}: ended by {number.name}\n"
     went_back(done, world, before)
@@ -422,6 +478,13 @@ def test_kinds_that_the_cluster_lacks_are_named_before_anything_is_applied(empty
         "the component monitoring in the overlay; nothing was applied"
     ) in done.stderr
     assert empty.changes() == []
+
+
+def test_a_secret_in_the_overlay_is_refused_since_its_content_would_be_recorded(empty: World) -> None:
+    empty.add("secret", {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "token"}})
+    done = empty.deploy(FIRST)
+    assert (done.code, empty.api.store.requests) == (1, [])
+    assert "the overlay has the Secret token; create it in the cluster instead" in done.stderr
 
 
 @pytest.mark.parametrize(("config", "env", "message"), [
