@@ -11,7 +11,7 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
-from ci.cluster import DEPLOYMENT, PODS, Cluster, Object, key, references, say, without
+from ci.cluster import DEPLOYMENT, PODS, Cluster, Failure, Object, key, references, say, without
 from ci.smoke import smoke_test
 
 RECORD = "raincast-last-good"
@@ -59,7 +59,12 @@ class LastGood:
 def read(cluster: Cluster) -> LastGood:
     """Return the record; before the first, that of the current revision. Raises Failure."""
     for item in cluster.get("configmap", RECORD):
-        return LastGood(**json.loads(item["data"]["record"]))
+        try:
+            return LastGood(**json.loads(item["data"]["record"]))
+        except (KeyError, TypeError, ValueError) as error:
+            raise Failure(
+                f"the ConfigMap {RECORD} is not readable ({error}): delete it; nothing was changed"
+            ) from error
     return LastGood(revision=cluster.revision())
 
 

@@ -67,7 +67,11 @@ def cluster(models: dict[str, Path], backends: dict[str, int], folder: Path) -> 
         threads = [threading.Thread(target=run, daemon=True) for run in (api.serve_forever, controllers.run)]
         for thread in threads:
             thread.start()
-        yield World(api, controllers, folder, models)
+        world = World(api, controllers, folder, models)
+        try:
+            yield world
+        finally:
+            world.end()
         controllers.ended.set()
         threads[1].join()
         api.shutdown()
@@ -399,11 +403,30 @@ def test_a_cancelled_deployment_is_undone(number: signal.Signals, code: int, wor
     went_back(done, world, before)
 
 
+def test_make_passes_the_signal_on(world: World) -> None:
+    before = world.applied()
+    (world.folder / "model").symlink_to(world.models[SECOND])
+    world.controllers.slow.add(SECOND)
+    process = world.spawn(["make", "deploy", "ENV=staging"], IMAGE=SECOND)
+    wait_for_rollout(world)
+    process.terminate()
+    done = ended(process)
+    assert f"ci.deploy: staging does not serve {SECOND}: ended by SIGTERM\n" in done.stderr
+    went_back(done, world, before)
+
+
+def test_make_apply_keeps_the_image(world: World) -> None:
+    world.patch("PodDisruptionBudget", "/spec/maxUnavailable", 2)
+    done = ended(world.spawn(["make", "apply", "ENV=staging"], IMAGE="unused"))
+    assert (done.code, world.image()) == (0, FIRST), done
+
+
 def test_after_a_kill_a_failure_goes_back_to_what_last_passed(world: World) -> None:
     before = world.applied()
     world.add("extra", EXTRA)
     world.controllers.slow.add(SECOND)
-    process = world.start(SECOND)
+    # Limited, since kubectl outlives the killed process.
+    process = world.start(SECOND, "--rollout-seconds", "20")
     wait_for_rollout(world)
     process.kill()
     assert ended(process).code == -signal.SIGKILL
@@ -553,6 +576,15 @@ def test_what_kubectl_apply_deployed_before_is_taken_over(good: bool, empty: Wor
     if not good:
         assert empty.deploy(SECOND).code == 1
         assert serves(empty, FIRST)
+
+
+def test_a_record_that_was_changed_by_hand_is_reported(world: World) -> None:
+    record = copy.deepcopy(world.api.store.objects[RECORD])
+    record["data"]["record"] = "{"
+    world.api.store.put("configmaps", record)
+    done = world.deploy(SECOND)
+    assert (done.code, world.image(), LEASE in world.api.store.objects) == (1, FIRST, False)
+    assert "the ConfigMap raincast-last-good is not readable (" in done.stderr
 
 
 def test_a_namespace_made_beforehand_is_taken_over_without_a_warning(empty: World) -> None:

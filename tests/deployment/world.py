@@ -8,7 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -57,10 +57,13 @@ class World:
     controllers: Controllers
     folder: Path
     models: dict[str, Path]
+    processes: list[subprocess.Popen[str]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         for name in ("ci", "k8s"):
-            shutil.copytree(ROOT / name, self.folder / name, dirs_exist_ok=True)
+            shutil.copytree(ROOT / name, self.folder / name)
+        for name in ("Makefile", "requirements.txt"):
+            shutil.copy(ROOT / name, self.folder)
         (self.folder / "config").write_text(json.dumps(kubeconfig(self.api.url)))
 
     def start(
@@ -71,15 +74,24 @@ class World:
         call = [sys.executable, "-S", *(module if setup else ["-m", "ci.deploy"]), overlay, "--smoke-seconds", "0"]
         if image and "--model" not in arguments:
             call += ["--model", str(self.models[image])]
-        settings = {"IMAGE": image, "KUBECONFIG": str(self.folder / "config"), "HOME": str(self.folder)} | env
-        return subprocess.Popen(
-            [*call, *arguments],
-            cwd=self.folder,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env=environment(**settings),
+        return self.spawn([*call, *arguments], IMAGE=image, **env)
+
+    def spawn(self, call: list[str], **env: str) -> subprocess.Popen[str]:
+        """Start a program in the checkout, with the cluster's kubeconfig."""
+        settings = {"KUBECONFIG": str(self.folder / "config"), "HOME": str(self.folder)} | env
+        pipe = subprocess.PIPE
+        process = subprocess.Popen(
+            call, cwd=self.folder, stdout=pipe, stderr=pipe, text=True, env=environment(**settings)
         )
+        self.processes.append(process)
+        return process
+
+    def end(self) -> None:
+        """Kill what a failed test has left."""
+        for process in self.processes:
+            if process.poll() is None:
+                process.kill()
+                process.communicate()
 
     def deploy(self, image: str, *arguments: str, **settings: str) -> Deployed:
         """Call ci.deploy and wait for its end."""
