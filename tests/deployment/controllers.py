@@ -80,8 +80,9 @@ class Controllers:
                 store.delete("pods", namespace, pod["metadata"]["name"])
             old = []
         waits = not complete and self.image(deployment) not in self.slow
-        self.ticks[name] = self.ticks.get(name, 0) + 1 if waits else 0
-        late = self.ticks[name] > DEADLINE_TICKS
+        rollout = f"{name} {current['metadata']['annotations'][REVISION]}"
+        self.ticks[rollout] = self.ticks.get(rollout, 0) + 1 if waits else 0
+        late = self.ticks[rollout] > DEADLINE_TICKS
         progress = {"type": "Progressing", "status": "False" if late else "True"}
         deployment["status"] = {
             "observedGeneration": deployment["metadata"]["generation"],

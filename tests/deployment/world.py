@@ -74,7 +74,7 @@ class World:
         call = [sys.executable, "-S", *(module if setup else ["-m", "ci.deploy"]), overlay, "--smoke-seconds", "0"]
         if image and "--model" not in arguments:
             call += ["--model", str(self.models[image])]
-        return self.spawn([*call, *arguments], IMAGE=image, **env)
+        return self.spawn([*call, *arguments], **({"IMAGE": image} | env))
 
     def spawn(self, call: list[str], **env: str) -> subprocess.Popen[str]:
         """Start a program in the checkout, with the cluster's kubeconfig."""
