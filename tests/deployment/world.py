@@ -80,11 +80,10 @@ class World:
         """Start a program in the checkout, with the cluster's kubeconfig."""
         settings = {"KUBECONFIG": str(self.folder / "config"), "HOME": str(self.folder)} | env
         pipe = subprocess.PIPE
-        process = subprocess.Popen(
-            call, cwd=self.folder, stdout=pipe, stderr=pipe, text=True, env=environment(**settings)
+        self.processes.append(
+            subprocess.Popen(call, cwd=self.folder, stdout=pipe, stderr=pipe, text=True, env=environment(**settings))
         )
-        self.processes.append(process)
-        return process
+        return self.processes[-1]
 
     def end(self) -> None:
         """Kill what a failed test has left."""
