@@ -6,8 +6,10 @@ ARG BASE_IMAGE=docker.io/library/python:3.11-slim
 FROM ${BASE_IMAGE} AS wheels
 COPY requirements-serve.txt ci/slim.py /build/
 # Compiles bytecode that Python never compares with its source: files in an image do not change, and it starts faster. The
-# base ships its library without bytecode, and a read-only root file system could not keep any.
-RUN pip install --quiet --no-cache-dir --no-compile --disable-pip-version-check --root-user-action=ignore \
+# base ships its library without bytecode, and a read-only root file system could not keep any. `make image` mounts the
+# settings of the package index (ci/package_index.py).
+RUN if [ -e /run/package-index/settings ]; then . /run/package-index/settings; fi; \
+    pip install --quiet --no-cache-dir --no-compile --disable-pip-version-check --root-user-action=ignore \
       --require-hashes --only-binary=:all: --prefix=/installed -r /build/requirements-serve.txt \
     && python /build/slim.py /installed
 

@@ -16,7 +16,8 @@ HAS_PIP = $(shell $(PYTHON) -m pip --version 2>/dev/null)
 PIP_INSTALL = $(if $(HAS_PIP),$(PYTHON) -m pip --python $(BIN)/python,$(BIN)/python -m pip) install --quiet \
   --disable-pip-version-check --require-hashes
 # GitLab shows this report in the merge request.
-CODE_QUALITY := $(if $(CI),--load-plugins=ci.code_quality --output-format=text$(COMMA)code-quality:reports/codequality.json)
+CODE_QUALITY := $(if $(CI),--output-format=text$(COMMA)code-quality:reports/codequality.json)
+PYLINT = PYTHONPATH=. $(BIN)/pylint --fail-under=10 --load-plugins=ci.pylint_speed,ci.code_quality $(CODE_QUALITY)
 GITLAB_CI_LOCAL := .cache/npm/node_modules/.bin/gitlab-ci-local
 SITE := .cache/site
 # Without IMAGE the load test builds the image.
@@ -25,6 +26,22 @@ PIPELINE_NEEDS := $(addprefix need-,git npm rsync buildah skopeo kubectl promtoo
 NEED_PYTHON = $(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null || { \
   echo "Python 3.11 is not installed as $(PYTHON); on Debian 12: apt-get install python3.11-venv;" \
     "elsewhere: make PYTHON=/path/to/python3.11" >&2; exit 1; }
+
+# pip and uv install from the same index, whichever of their variables names it, and so does the build of the image.
+ifneq ($(PIP_INDEX_URL)$(UV_DEFAULT_INDEX)$(UV_INDEX_URL),)
+  export PIP_INDEX_URL := $(or $(value PIP_INDEX_URL),$(value UV_DEFAULT_INDEX),$(value UV_INDEX_URL))
+  export UV_DEFAULT_INDEX := $(or $(value UV_DEFAULT_INDEX),$(value UV_INDEX_URL),$(PIP_INDEX_URL))
+endif
+ifneq ($(PIP_EXTRA_INDEX_URL)$(UV_EXTRA_INDEX_URL),)
+  export PIP_EXTRA_INDEX_URL := $(or $(value PIP_EXTRA_INDEX_URL),$(value UV_EXTRA_INDEX_URL))
+  export UV_EXTRA_INDEX_URL := $(or $(value UV_EXTRA_INDEX_URL),$(PIP_EXTRA_INDEX_URL))
+endif
+# Certificates of a registry, an index or a GitLab that no public authority signed. Each program has its own variable.
+ifneq ($(CI_SERVER_TLS_CA_FILE)$(CA_FILE),)
+  CERTIFICATES := $(shell ci/certificates)
+  $(foreach name,SSL_CERT_FILE PIP_CERT REQUESTS_CA_BUNDLE CURL_CA_BUNDLE GIT_SSL_CAINFO NODE_EXTRA_CA_CERTS,\
+    $(eval export $(name) := $(CERTIFICATES)))
+endif
 
 .PHONY: help forecast train predict serve check test lint format unit integration fuzz accuracy performance image \
   publish pipeline docs pages release-notes sign deployment manifests deploy apply load benchmark benchmark-training \
@@ -60,7 +77,7 @@ lint: $(INSTALLED)  ## formatting, docstrings, spelling, types, pylint (10.00), 
 	$(BIN)/check-jsonschema --builtin-schema vendor.gitlab-ci --data-transform gitlab-ci .gitlab-ci.yml ci/*.yml
 	$(BIN)/mkdocs build --strict --quiet --site-dir $(SITE)
 	$(BIN)/mypy
-	PYTHONPATH=. $(BIN)/pylint --fail-under=10 $(CODE_QUALITY) $(SOURCES)
+	$(PYLINT) $(SOURCES)
 
 format: $(INSTALLED)  ## format the code
 	$(BIN)/ruff format $(SOURCES)
@@ -108,7 +125,7 @@ train: $(INSTALLED)  ## train again; TRAIN="--data PATH|URL --verify-from DATE -
 accuracy: model/model.json  ## compare the model with the minimum scores and the champion (CI_REGISTRY_IMAGE:latest)
 	$(BIN)/python -m ci.image champion champion
 	$(BIN)/python -m pytest tests/accuracy
-	@$(BIN)/python -m ci.accuracy --champion champion
+	@$(BIN)/python -m ci.accuracy --champion champion --report reports/accuracy.json
 
 performance: model/model.json  ## compare speed, memory and size with their limits
 	$(BIN)/python -m pytest tests/performance
@@ -118,7 +135,7 @@ performance: model/model.json  ## compare speed, memory and size with their limi
 image: need-git need-buildah need-skopeo model/model.json  ## build the image of this commit as raincast:local
 	$(BIN)/python -m ci.image build
 
-publish: image  ## push the image to CI_REGISTRY_IMAGE, with its bill of materials and provenance
+publish: need-git need-buildah need-skopeo model/model.json  ## build the image and push it to CI_REGISTRY_IMAGE, with its bill of materials and provenance
 	$(BIN)/python -m ci.image publish
 
 sign:         ## sign the published image with the job's identity

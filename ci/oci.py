@@ -25,6 +25,12 @@ def manifest(folder: Path) -> dict[str, Any]:
     return dict(json.loads((folder / "manifest.json").read_bytes()))
 
 
+def configuration(folder: Path) -> dict[str, Any]:
+    """Return the configuration of an image."""
+    name = manifest(folder)["config"]["digest"].partition(":")[2]
+    return dict(json.loads((folder / name).read_bytes()))
+
+
 def layers(folder: Path) -> list[Path]:
     """Return the layers of an image, the base's first."""
     return [folder / layer["digest"].partition(":")[2] for layer in manifest(folder)["layers"]]
@@ -49,6 +55,10 @@ def remove_builder(folder: Path) -> None:
     for name in ("container", "container_config", "parent"):
         config.pop(name, None)
     config["config"].pop("Hostname", None)
+    for step in config["history"]:
+        # The name under which this machine came to know the image below.
+        if step.get("comment", "").startswith("FROM "):
+            del step["comment"]
     for layer in content["layers"]:
         # buildah names the type of the same bytes differently, depending on where it found the layer.
         layer["mediaType"] = layer["mediaType"].removesuffix(".gzip")
@@ -95,3 +105,17 @@ def attach(repository: str, subject: str, documents: dict[str, bytes]) -> None:
         (layout / "index.json").write_text(json.dumps(top), encoding="utf-8")
         run("skopeo", "copy", "--quiet", "--all", *tls(repository, flag="--dest-tls-verify"),
             f"oci:{layout}:all", f"docker://{repository}:{subject.replace(':', '-')}")  # fmt: skip
+
+
+def attached(repository: str, subject: str) -> dict[str, bytes]:
+    """Return the documents that `attach` has attached to an image, by their media types. Raises CommandError."""
+    source = f"docker://{repository}"
+    flags = ("--quiet", *tls(repository, flag="--src-tls-verify"))
+    listed = printed("skopeo", "inspect", *tls(repository), "--raw", f"{source}:{subject.replace(':', '-')}")
+    documents = {}
+    for artifact in json.loads(listed)["manifests"]:
+        with tempfile.TemporaryDirectory(prefix="attached-") as folder:
+            run("skopeo", "copy", *flags, f"{source}@{artifact['digest']}", f"dir:{folder}")
+            (document,) = layers(Path(folder))
+            documents[manifest(Path(folder))["artifactType"]] = document.read_bytes()
+    return documents

@@ -36,6 +36,8 @@ NOT_PASSED = (
     "CI", "GITLAB_", "MAKE", "MFLAGS", "MLFLOW_", "PYTEST_", "PYTHONDONTWRITEBYTECODE", "RAINCAST_", "BASE_IMAGE",
     "UV_", "VIRTUAL_ENV",
 )  # fmt: skip
+# The package index is that of this machine.
+PASSED = ("UV_DEFAULT_INDEX", "UV_EXTRA_INDEX_URL", "UV_INDEX", "UV_INDEX_URL")
 # gitlab-ci-local has no structured report. Its line for the whole pipeline has the same form as a job's.
 FINISHED = re.compile(r"^(?!pipeline )(\S+) +finished in ([\d.]+) (ms|s|min|h)(?:\s+(FAIL|WARN))?", re.MULTILINE)
 SECONDS = {"ms": 0.001, "s": 1.0, "min": 60.0, "h": 3600.0}
@@ -83,7 +85,7 @@ def run(folder: Path, jobs: Sequence[str] = (), variables: dict[str, str] | None
     call = [str(GITLAB_CI_LOCAL), "--force-shell-executor", "--shell-isolation", "--no-color", "--quiet=false"]
     call += [word for name, value in given.items() for word in ("--variable", f"{name}={value}")]
     call += jobs
-    env = {name: value for name, value in os.environ.items() if not name.startswith(NOT_PASSED)}
+    env = {name: os.environ[name] for name in os.environ if name in PASSED or not name.startswith(NOT_PASSED)}
     start = time.monotonic()
     lines = []
     with subprocess.Popen(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import datetime as dt
 import hashlib
 import json
@@ -27,6 +28,8 @@ MANIFEST_TYPES = ", ".join(
     )
 )
 TIMEOUT_SECONDS = 30
+# Of the OCI distribution specification. Git permits more, such as a slash or a plus.
+TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
 
 
 class CommandError(RuntimeError):
@@ -64,11 +67,36 @@ def tls(*references: str, flag: str = "--tls-verify") -> list[str]:
 
 
 def log_in() -> None:
-    """Log in with GitLab's predefined variables, if they are set. The password is on no command line."""
-    registry, user, password = (os.environ.get(f"CI_REGISTRY{name}") for name in ("", "_USER", "_PASSWORD"))
-    if registry and user and password:
-        call = ["skopeo", "login", *tls(registry), "--username", user, "--password-stdin", registry]
-        printed(*call, stdin=password.encode())
+    """Log in to GitLab's registry, and to that of BASE_IMAGE, with the variables of the job. No password is shown.
+
+    Raises CommandError.
+    """
+    env = os.environ.get
+    accounts = {env("CI_REGISTRY"): (env("CI_REGISTRY_USER"), env("CI_REGISTRY_PASSWORD"))}
+    base = env("BASE_IMAGE") or ""
+    host, logins = base.partition("/")[0], _job_logins()
+    proxies = (env(f"CI_DEPENDENCY_PROXY_{kind}_IMAGE_PREFIX") for kind in ("GROUP", "DIRECT_GROUP"))
+    if any(proxy and base.startswith(f"{proxy}/") for proxy in proxies):
+        accounts[host] = (env("CI_DEPENDENCY_PROXY_USER"), env("CI_DEPENDENCY_PROXY_PASSWORD"))
+    elif host in logins and host not in accounts:
+        user, _, password = base64.b64decode(logins[host]).decode().partition(":")
+        accounts[host] = (user, password)
+    for server, (name, secret) in accounts.items():
+        if server and name and secret:
+            call = ["skopeo", "login", *tls(server), "--username", name, "--password-stdin", server]
+            printed(*call, stdin=secret.encode())
+
+
+def _job_logins() -> dict[str, str]:
+    """Return the accounts of DOCKER_AUTH_CONFIG, with which the runner pulls the images of jobs, by registry.
+
+    Raises CommandError.
+    """
+    try:
+        entries = json.loads(os.environ.get("DOCKER_AUTH_CONFIG") or "{}").get("auths", {})
+        return {host: entry["auth"] for host, entry in entries.items() if "auth" in entry}
+    except (ValueError, AttributeError, TypeError) as error:
+        raise CommandError("DOCKER_AUTH_CONFIG is not a configuration of Docker with `auths`") from error
 
 
 def digest(reference: str) -> str | None:

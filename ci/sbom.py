@@ -88,10 +88,13 @@ def bill(installed: list[Distribution], model: dict[str, Any], revision: str) ->
     return str(JsonV1Dot6(bom).output_as_string(indent=1)).encode()
 
 
-def provenance(image: dict[str, str], model: dict[str, Any], base: dict[str, str]) -> bytes:
-    """Return an in-toto statement: the commit, data, model and base that an image was built from, and the pipeline.
+def provenance(
+    image: dict[str, str], model: dict[str, Any], images: list[dict[str, str]], accuracy: dict[str, Any]
+) -> bytes:
+    """Return an in-toto statement: what an image was built from (commit, data, model, other images), and the pipeline.
 
-    `image` has the name, the digest and the revision of the image, `base` the name and the digest of its base.
+    `image` has the name, the digest and the revision of the image, `images` name and digest of each image that it was
+    built from. `accuracy` is the report of the comparison with the champion.
     """
     env = os.environ.get
 
@@ -110,7 +113,7 @@ def provenance(image: dict[str, str], model: dict[str, Any], base: dict[str, str
                 "externalParameters": {"source": source, "ref": env("CI_COMMIT_REF_NAME") or ""},
                 "resolvedDependencies": [
                     {"uri": f"git+{source}", "digest": {"gitCommit": image["revision"]}},
-                    {"uri": f"docker://{base['name']}", "digest": digests(base)},
+                    *({"uri": f"docker://{other['name']}", "digest": digests(other)} for other in images),
                     {"name": "observations", "digest": {"sha256": model["data_sha256"]}},
                     {"name": "model.onnx", "digest": {"sha256": model["files"]["model.onnx"]}},
                 ],
@@ -118,6 +121,7 @@ def provenance(image: dict[str, str], model: dict[str, Any], base: dict[str, str
             "runDetails": {
                 "builder": {"id": env("CI_SERVER_URL") or "local"},
                 "metadata": {"invocationId": env("CI_PIPELINE_URL") or "local"},
+                "byproducts": [{"name": "accuracy", "annotations": accuracy}] if accuracy else [],
             },
         },
     }

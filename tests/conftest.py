@@ -86,11 +86,12 @@ def base_image(engine: None) -> str:  # pylint: disable=unused-argument,redefine
     return pipeline.base_image()
 
 
-def build_image(base: str) -> Path:
+def build_image(base: str, **variables: str) -> Path:
     """Build the image of this checkout as raincast:local; return the folder with its files and documents."""
     env = {name: value for name, value in os.environ.items() if not name.startswith("CI_")} | {"BASE_IMAGE": base}
     call = [sys.executable, "-m", "ci.image", "build"]
-    done = subprocess.run(call, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
+    done = subprocess.run(call, cwd=ROOT, env=env | variables, capture_output=True, text=True, check=False)
+    print(done.stdout, done.stderr)
     assert done.returncode == 0, done.stderr
     return ROOT / "image"
 

@@ -40,10 +40,11 @@ SMALL_BODY = 16_384
 SMALL_HEAD = 4_096
 # Unsent bytes from which a client is not read from, and from which they are counted in the budget.
 UNSENT_BYTES = 8_192
-# Pieces that are parsed before other connections have their turn.
+# Pieces that are parsed in one turn.
 PIECES_PER_TURN = 16
-# A request that is not complete in a read of this size waits for its turn: thousands may arrive at once. What follows
-# its head is read in larger parts, and other connections have their turn after each of BODY_TURN_BYTES.
+# A request that is not complete in a read of this size waits for its turn: thousands may arrive at once. So does more
+# than a piece of a chunked body, whose chunks may be as small as a byte. A body of a known length is read in larger
+# parts, and other connections have their turn after each of BODY_TURN_BYTES.
 FIRST_READ_BYTES = 8_192
 BODY_READ_BYTES, BODY_TURN_BYTES = 262_144, 65_536
 # All connections read into the same memory, one after the other.
@@ -182,19 +183,18 @@ class Connection(HttpToolsProtocol):
             return
         self.received = self.received[self.position :] + data if self.received else data
         self.position = 0
-        if self.reads_body:
+        if self.body_left:
             self.advance()
-            self._take_turns(size, BODY_TURN_BYTES)
-        elif size < FIRST_READ_BYTES:
+            if size >= BODY_TURN_BYTES:
+                self._wait_for_turn()
+        elif size < (PIECE_BYTES if self.reads_body else FIRST_READ_BYTES):
             self.advance()
         else:
             self._account()
-            self._take_turns(size, FIRST_READ_BYTES)
+            self._wait_for_turn()
 
-    def _take_turns(self, size: int, most: int) -> None:
-        """Let other connections have their turn after a large read."""
-        if size < most:
-            return
+    def _wait_for_turn(self) -> None:
+        """Go on when other connections have had their turn."""
         if not self.waits_for_turn:
             self.waits_for_turn = True
             self.service.turns.wait(self)
@@ -205,12 +205,13 @@ class Connection(HttpToolsProtocol):
         self.discarded += size
         if self.discarded > LINGER_BYTES:
             self.transport.abort()
-        self._take_turns(size, BODY_TURN_BYTES)
+        if size >= BODY_TURN_BYTES:
+            self._wait_for_turn()
 
     def take_turn(self) -> None:
-        """Go on after a large read: other connections have had their turn."""
+        """Parse what was read and read again."""
         self.waits_for_turn = False
-        if self.received:
+        if (self.received or self.ended) and not self.advancing:
             self.advance()
         self._choose_reading()
 
@@ -229,13 +230,13 @@ class Connection(HttpToolsProtocol):
         pieces = 0
         while self.position < len(self.received) and not self._is_waiting():
             if pieces == PIECES_PER_TURN:
-                self._advance_soon()
+                self._wait_for_turn()
                 break
             pieces += 1
             self._parse_piece()
         if self.position == len(self.received) or self.transport.is_closing():
             self.received, self.position = b"", 0
-            if (self.ended and not self.open) or (self.closing and self.is_idle()):
+            if (self.ended and not self.open) or (self.closing and self.is_idle() and not self.lingering):
                 self.end()
         self._account()
         if self.received or self.flow.read_paused:
@@ -246,7 +247,7 @@ class Connection(HttpToolsProtocol):
 
     def _advance_soon(self) -> None:
         """Call `advance` in the next turn of the event loop."""
-        if not self.advancing:
+        if not (self.advancing or self.waits_for_turn):
             self.advancing = True
             self.loop.call_soon(self.advance)
 
@@ -386,8 +387,9 @@ class Connection(HttpToolsProtocol):
         self.cycle = None  # type: ignore[assignment]
         self.scope, self.fields = {}, {}  # type: ignore[typeddict-item]
         self.began = self.loop.time()
-        if not self.lingering:
-            self.deadline = self.began + KEEP_ALIVE_SECONDS
+        if self.lingering:
+            return
+        self.deadline = self.began + KEEP_ALIVE_SECONDS
         if self.refusal:
             self.refuse(self.refusal)
         elif self.received or self.ended:

@@ -6,8 +6,8 @@ import asyncio
 from collections import deque
 from typing import Protocol
 
-# Bytes of requests and responses that the process holds at once. A pod of 512 MiB has room for them, the model and one
-# large body while it is decoded; docs/benchmarks.md has the measured sum.
+# Bytes of requests and responses that the process holds at once. A pod has room for them, the model, one large body
+# while it is decoded, and the kernel's buffers of a thousand connections; docs/operations.md has the measured sum.
 HELD_BYTES = 64_000_000
 # Only small requests may use the rest of the budget, so that they are served while large ones are refused.
 HELD_BYTES_OF_LARGE = 40_000_000
@@ -52,7 +52,9 @@ class Turns:
         self._waiting.append(reader)
 
     def _next(self) -> None:
+        loop = asyncio.get_running_loop()
         for _ in range(min(READERS_PER_TURN, len(self._waiting))):
-            self._waiting.popleft().take_turn()
+            # Each in a call of its own: an error of one stops no other.
+            loop.call_soon(self._waiting.popleft().take_turn)
         if self._waiting:
-            asyncio.get_running_loop().call_soon(self._next)
+            loop.call_soon(self._next)

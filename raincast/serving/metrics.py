@@ -12,9 +12,16 @@ from numpy.typing import NDArray
 
 from raincast.observations.columns import COLUMNS, MEASUREMENTS
 from raincast.observations.table import Table
+from raincast.serving.forecaster import FORECAST, INVOCATIONS
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 SECONDS = (0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
+# Series that exist from the start: Prometheus sees the first error only as an increase from 0.
+STATUSES = (200, 500, 501, 503, 505)
+KINDS = (
+    "busy", "disconnected", "draining", "format", "headers", "http", "internal", "media_type", "method", "not_found",
+    "observations", "slow", "too_large",
+)  # fmt: skip
 PROBABILITIES = tuple(round(0.05 * i, 2) for i in range(1, 21))
 
 
@@ -53,9 +60,10 @@ class Metrics:
 
     def __init__(self, model: dict[str, str], gauges: dict[str, tuple[str, Callable[[], float]]]) -> None:
         self.model, self.gauges = model, gauges
-        self.requests: Counter[tuple[str, str, int]] = Counter()
-        self.seconds: dict[str, Histogram] = {}
-        self.errors: Counter[str] = Counter()
+        paths = (FORECAST, INVOCATIONS)
+        self.requests = Counter({("POST", path, status): 0 for path in paths for status in STATUSES})
+        self.seconds = {path: Histogram(SECONDS) for path in paths}
+        self.errors = Counter(dict.fromkeys(KINDS, 0))
         self.rows = 0
         self.missing: Counter[str] = Counter({name: 0 for name in MEASUREMENTS})
         self.probability = Histogram(PROBABILITIES)

@@ -58,8 +58,7 @@ def home(model: Model) -> str:
 <p>Does it rain tomorrow at an Australian weather station? Send today's observations, get the probability of more than
 1 mm of rain in the 24 hours from 9 am.</p>
 <pre>{escape(curl)}</pre>
-<p><a href="docs">The API, with a form to try it</a> · <a href="openapi.json">OpenAPI</a> · <a href="version">version</a> ·
-<a href="metrics">metrics</a></p>
+<p><a href="docs">The API, with a form to try it</a> · <a href="openapi.json">OpenAPI</a> · <a href="version">version</a></p>
 <p>Model <code>{escape(model.version)}</code>, trained on {escape(training_data)}.</p>
 """
     return _page("Raincast", body)

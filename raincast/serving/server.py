@@ -24,6 +24,8 @@ BACKLOG = 2048
 # each, in the memory of the pod, and with a thousand connections throw away packets of small requests. The price: a
 # connection carries this much in a round trip, so 10 MB in 30 s up to one of 0.2 s; a proxy is usually much closer.
 UNREAD_BYTES = 65_536
+# The same for what a client does not read. The rest stays in the process, whose budget counts it.
+UNACKNOWLEDGED_BYTES = 65_536
 # Files that are not connections: logs, libraries, the listening socket.
 OTHER_FILES = 64
 # With fewer connections the service does not start.
@@ -52,6 +54,7 @@ def listen(host: str, port: int) -> socket.socket:
         listener = socket.socket(family, socket.SOCK_STREAM)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, UNREAD_BYTES)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, UNACKNOWLEDGED_BYTES)
         listener.bind((host, port))
         listener.listen(BACKLOG)
         listener.setblocking(False)

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from raincast.serving.framing import FIELDS
+from raincast.serving.server import UNACKNOWLEDGED_BYTES
 from tests.integration.serving import (
     CSV,
     FORECAST,
@@ -24,6 +25,7 @@ from tests.integration.serving import (
     Server,
     body_of,
     eventually,
+    many,
     request,
     started,
 )
@@ -326,6 +328,23 @@ def test_clients_that_never_read_are_closed(trained: Path, tmp_path: Path) -> No
                 pass
         assert server.forecast([ROW]).status == 200
         assert eventually(lambda: server.metric("process_open_fds") <= files)
+        assert eventually(lambda: server.metric("raincast_held_bytes") == 0)
+
+
+def queued(port: int) -> int:
+    """Return the bytes that the kernel keeps for clients of a port that have not acknowledged them."""
+    lines = [line.split() for line in Path("/proc/net/tcp").read_text(encoding="ascii").splitlines()[1:]]
+    return sum(int(line[4].partition(":")[0], 16) for line in lines if int(line[1].partition(":")[2], 16) == port)
+
+
+def test_a_response_that_is_not_read_is_kept_where_it_is_counted(trained: Path, tmp_path: Path) -> None:
+    with started(tmp_path, "--model", trained) as server, server.client() as client:
+        client.send(request("POST", "/forecast", body_of(many(10_000))))
+        held = eventually(lambda: server.metric("raincast_rows_total") and server.metric("raincast_held_bytes"))
+        # The client's own buffer takes a part of the response of some 900 kB.
+        assert queued(server.port) <= 2 * UNACKNOWLEDGED_BYTES
+        assert held > 100_000
+        assert len(client.reply().json()["forecasts"]) == 10_000
         assert eventually(lambda: server.metric("raincast_held_bytes") == 0)
 
 

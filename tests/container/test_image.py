@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import os
+import platform
 import shutil
 import subprocess
 import time
@@ -15,11 +16,13 @@ from typing import Any
 import duckdb
 import pytest
 
+from ci import oci
 from raincast import __version__
 from raincast.forecasting import forecast, model, writing
 from raincast.observations import reading
-from tests.conftest import ROOT, build_image
+from tests.conftest import ROOT, build_image, needs
 from tests.container.engine import address, asked, docker, running
+from tests.container.package_index import PASSWORD, required, running_index
 from tests.integration.serving import ROW, body_of, eventually
 
 IMAGE = "raincast:local"
@@ -44,6 +47,11 @@ def inspected(name: str, template: str) -> Any:
     done = docker("inspect", "--format", f"{{{{json {template}}}}}", name)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
+
+
+def buildah(*arguments: str) -> str:
+    """Run a command of buildah and return what it prints."""
+    return subprocess.run(["buildah", *arguments], capture_output=True, text=True, check=True).stdout
 
 
 @pytest.mark.parametrize("flags", [(), LOCKED], ids=["plain", "locked"])
@@ -206,6 +214,7 @@ def test_its_labels_say_where_it_comes_from(base_image: str, trained: Path) -> N
     assert labels["raincast.model.version"] == about["version"]
     assert labels["raincast.model.sha256"] == about["files"]["model.onnx"]
     assert labels["raincast.data.sha256"] == about["data_sha256"]
+    assert inspected(IMAGE, ".Architecture") == {"x86_64": "amd64", "aarch64": "arm64"}[platform.machine()]
 
 
 def test_it_runs_as_a_number_and_without_a_shell() -> None:
@@ -255,12 +264,33 @@ def test_everything_that_it_runs_is_compiled() -> None:
     assert done.stdout.decode().strip() == "[]", done.stderr
 
 
-def test_two_builds_of_a_commit_are_the_same(image_folder: Path, base_image: str) -> None:
+def test_a_build_from_another_index_asks_only_it_and_gives_the_same_image_without_its_password(
+    image_folder: Path, base_image: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    needs("openssl")
     before = (image_folder / "files" / "manifest.json").read_bytes()
-    for line in subprocess.run(
-        ["buildah", "images", "--format", "{{.Name}}:{{.Tag}}"], capture_output=True, text=True, check=True
-    ).stdout.split():
+    for line in buildah("images", "--format", "{{.Name}}:{{.Tag}}").split():
         if line.startswith("localhost/raincast/dependencies:"):
-            subprocess.run(["buildah", "rmi", "--force", line], capture_output=True, check=True)
+            buildah("rmi", "--force", line)
     time.sleep(1.1)
-    assert (build_image(base_image) / "files" / "manifest.json").read_bytes() == before
+    with running_index(tmp_path) as index:
+        certificates = subprocess.run(
+            ["ci/certificates"], cwd=ROOT, env=os.environ | {"CA_FILE": str(index.authority)}, capture_output=True,
+            text=True, check=True,
+        ).stdout.strip()  # fmt: skip
+        capfd.readouterr()
+        build_image(base_image, PIP_INDEX_URL=index.url, SSL_CERT_FILE=certificates, PIP_CERT="")
+        assert index.packages("pip") == required(ROOT / "requirements-serve.txt")
+    assert (image_folder / "files" / "manifest.json").read_bytes() == before
+    output = "".join(capfd.readouterr())
+    assert "MB above the base" in output
+    secret = PASSWORD.encode()
+    assert PASSWORD not in output
+    for document in (*image_folder.glob("*.json"), *(image_folder / "files").glob("*")):
+        assert secret not in document.read_bytes()
+    for member, content in oci.files(oci.layers(image_folder / "files")):
+        assert not member.name.startswith("run/package-index/")
+        assert content is None or secret not in content.read()
+    for line in buildah("images", "--format", "{{.Name}}:{{.Tag}}").split():
+        if line.startswith("localhost/raincast"):
+            assert PASSWORD not in buildah("inspect", "--type", "image", line)

@@ -11,13 +11,22 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from urllib.parse import urljoin
 
 import pytest
 import yaml
+from starlette.routing import Route
 
-from ci.manifests import check_rules, validate
+from ci.manifests import ManifestError, check_rules, validate
+from raincast.forecasting.model import load
 from raincast.serving import http_protocol
-from tests.conftest import Command
+from raincast.serving.app import FORECAST_PATHS, MAX_LARGE
+from raincast.serving.limits import HELD_BYTES
+from raincast.serving.metrics import Metrics
+from raincast.serving.routes import routes
+from raincast.serving.server import UNACKNOWLEDGED_BYTES, UNREAD_BYTES
+from tests.attacks.test_container import LARGEST_RESIDENT, POD
+from tests.conftest import ROOT, Command, needs
 from tests.deployment.cluster import K8S, SEARCH, Object, container, differences, of_kind, pod
 from tests.integration.serving import Server
 
@@ -36,7 +45,7 @@ def test_all_checks_pass_for_every_version(checked: tuple[str, Path]) -> None:
         assert f"5 files pass the schemas of Kubernetes 1.{minor}\n" in checked[0]
     assert "Failed checks: 0" in checked[0]
     assert {path.stem for path in checked[1].iterdir()} == {
-        "staging", "staging-monitored", "production", "production-monitored", "jobs"
+        "staging", "staging-all", "production", "production-all", "jobs"
     }  # fmt: skip
 
 
@@ -46,16 +55,20 @@ def test_all_checks_pass_for_every_version(checked: tuple[str, Path]) -> None:
         ("periodSeconds: 1\n", "periodSecond: 1\n"),
         ("containerPort: 8080", "containerPort: http"),
         ("readOnlyRootFilesystem: true", "readOnlyRootFilesystem: false"),
+        ("type: PathPrefix", "type: Prefix"),
+        ("request: 40s", "request: 40"),
+        ("sectionName: https", "section: https"),
+        ("interval: 15s", "interval: 15"),
     ],
 )
 def test_a_fault_in_a_manifest_is_found(
     old: str, new: str, checked: tuple[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    content = (checked[1] / "staging.yaml").read_text()
+    content = "---\n".join((checked[1] / name).read_text() for name in ("staging.yaml", "staging-all.yaml"))
     assert old in content
     (tmp_path / "staging.yaml").write_text(content.replace(old, new))
     monkeypatch.setenv("PATH", SEARCH)
-    with pytest.raises(subprocess.CalledProcessError):
+    with pytest.raises((ManifestError, subprocess.CalledProcessError)):
         validate(tmp_path)
 
 
@@ -66,9 +79,9 @@ def test_a_fault_in_a_manifest_is_found(
 def test_a_fault_in_a_rule_is_found(
     old: str, new: str, checked: tuple[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    content = (checked[1] / "production-monitored.yaml").read_text()
+    content = (checked[1] / "production-all.yaml").read_text()
     assert old in content
-    (tmp_path / "production-monitored.yaml").write_text(content.replace(old, new))
+    (tmp_path / "production-all.yaml").write_text(content.replace(old, new))
     component = tmp_path / "component"
     component.mkdir()
     shutil.copy(K8S / "components" / "monitoring" / "rules-test.yaml", component)
@@ -135,10 +148,17 @@ def test_a_pod_that_is_not_restricted_is_found(fault: str, manifests: Manifests)
 
 def test_production_differs_from_staging_only_where_intended(manifests: Manifests) -> None:
     def keyed(name: str) -> dict[str, Object]:
-        content = yaml.safe_dump_all(manifests[name]).replace(f"raincast-{name}", "raincast-ENV")
+        env = name.partition("-")[0]
+        content = yaml.safe_dump_all(manifests[name]).replace(f"raincast-{env}", "raincast-ENV")
         return {o["kind"]: o for o in yaml.safe_load_all(content)}
 
     assert set(differences(keyed("staging"), keyed("production"))) == {
+        ".Deployment.spec.template.spec.containers[0].resources.requests.cpu",
+        ".HorizontalPodAutoscaler.spec.maxReplicas",
+        ".HorizontalPodAutoscaler.spec.minReplicas",
+        ".HTTPRoute.spec.hostnames[0]",
+    }
+    assert set(differences(keyed("staging-all"), keyed("production-all"))) == {
         ".Deployment.spec.template.spec.containers[0].resources.requests.cpu",
         ".HorizontalPodAutoscaler.spec.maxReplicas",
         ".HorizontalPodAutoscaler.spec.minReplicas",
@@ -146,8 +166,13 @@ def test_production_differs_from_staging_only_where_intended(manifests: Manifest
         ".Ingress.spec.tls[0].hosts[0]",
     }
     for name in ("staging", "production"):
-        more = [o["kind"] for o in manifests[f"{name}-monitored"] if o not in manifests[name]]
-        assert sorted(more) == ["ConfigMap", "PrometheusRule", "ServiceMonitor"]
+        plain = {o["kind"]: o for o in manifests[name]}
+        every = [o for o in manifests[f"{name}-all"] if o not in manifests[name]]
+        added = sorted(o["kind"] for o in every if o["kind"] not in plain or o["kind"] == "ConfigMap")
+        assert added == ["ConfigMap", "Ingress", "PrometheusRule", "ServiceMonitor"]
+        changed = {o["kind"] for o in every} - set(added)
+        assert changed == {"Deployment", "HorizontalPodAutoscaler", "ServiceAccount"}
+        assert plain.keys() - {o["kind"] for o in manifests[f"{name}-all"]} == {"HTTPRoute"}
 
 
 def test_everything_is_labelled_and_in_its_namespace(manifests: Manifests) -> None:
@@ -161,7 +186,7 @@ def test_everything_is_labelled_and_in_its_namespace(manifests: Manifests) -> No
 
 
 def test_selectors_find_the_service_and_not_the_jobs(manifests: Manifests) -> None:
-    objects = manifests["production-monitored"]
+    objects = manifests["production-all"]
     deployment, service = of_kind(objects, "Deployment"), of_kind(objects, "Service")
     labels = deployment["spec"]["template"]["metadata"]["labels"]
     others = of_kind(manifests["jobs"], "Job")["spec"]["template"]["metadata"]["labels"]
@@ -182,17 +207,19 @@ def test_selectors_find_the_service_and_not_the_jobs(manifests: Manifests) -> No
     assert (target["kind"], target["name"]) == ("Deployment", deployment["metadata"]["name"])
 
 
-def test_ports_lead_from_the_ingress_to_the_service(manifests: Manifests) -> None:
-    objects = manifests["production-monitored"]
+def test_ports_lead_from_the_route_to_the_service(manifests: Manifests) -> None:
+    objects = manifests["production-all"]
     settings = of_kind(manifests["production"], "ConfigMap")["data"]
     (port,) = container(of_kind(objects, "Deployment"))["ports"]
     assert str(port["containerPort"]) == settings["RAINCAST_PORT"]
     (exposed,) = of_kind(objects, "Service")["spec"]["ports"]
     assert exposed["targetPort"] == port["name"]
+    name = of_kind(objects, "Service")["metadata"]["name"]
     for rule in of_kind(objects, "Ingress")["spec"]["rules"]:
-        (path,) = rule["http"]["paths"]
-        backend = path["backend"]["service"]
-        assert backend == {"name": of_kind(objects, "Service")["metadata"]["name"], "port": {"name": exposed["name"]}}
+        for path in rule["http"]["paths"]:
+            assert path["backend"]["service"] == {"name": name, "port": {"name": exposed["name"]}}
+    for rule in of_kind(manifests["production"], "HTTPRoute")["spec"]["rules"]:
+        assert rule["backendRefs"] == [{"name": name, "port": exposed["port"]}]
     policy = of_kind(objects, "NetworkPolicy")["spec"]
     assert [p["port"] for p in policy["ingress"][0]["ports"]] == [port["containerPort"]]
     assert {p["port"] for rule in policy["egress"] for p in rule["ports"]} == {53}
@@ -208,7 +235,7 @@ def test_probes_and_prometheus_use_paths_of_the_service(manifests: Manifests, se
     assert {name: probe["path"] for name, probe in probes.items()} == {
         "startup": "/healthz", "readiness": "/readyz", "liveness": "/healthz"
     }  # fmt: skip
-    (endpoint,) = of_kind(manifests["production-monitored"], "ServiceMonitor")["spec"]["endpoints"]
+    (endpoint,) = of_kind(manifests["production-all"], "ServiceMonitor")["spec"]["endpoints"]
     for path in (*(probe["path"] for probe in probes.values()), endpoint["path"]):
         assert service.ask("GET", path).status == 200
 
@@ -282,8 +309,211 @@ def test_the_job_ends_if_the_input_is_wrong(
     assert [command("prediction.py", tmp_path / "wrong.csv", RAINCAST_MODEL=str(trained)).returncode] == codes
 
 
+# Paths of the service that only the cluster requests, and those that it will have.
+PRIVATE = {"/metrics", "/healthz", "/readyz"}
+RESERVED = {"/model", "/explain", "/v2", "/v2/models/raincast/infer", "/static/style.css"}
+
+
+def routed(objects: list[Object], path: str) -> bool:
+    """Return True if the HTTPRoute or the Ingress among the objects leads this path to the service."""
+    matches = []
+    for o in objects:
+        if o["kind"] == "HTTPRoute":
+            matches += [(m["path"]["type"], m["path"]["value"]) for r in o["spec"]["rules"] for m in r["matches"]]
+        if o["kind"] == "Ingress":
+            matches += [(p["pathType"], p["path"]) for r in o["spec"]["rules"] for p in r["http"]["paths"]]
+    assert {kind for kind, _ in matches} <= {"Exact", "Prefix", "PathPrefix"}
+    # A prefix is one of whole path segments.
+    return any(path == value or kind != "Exact" and path.startswith(value.rstrip("/") + "/") for kind, value in matches)
+
+
+@pytest.mark.parametrize("rendered", ["staging", "staging-all", "production", "production-all"])
+def test_the_public_gets_every_path_but_those_for_the_cluster(
+    rendered: str, manifests: Manifests, trained: Path, service: Server
+) -> None:
+    objects = manifests[rendered]
+    model = load(trained)
+    existing = {
+        route.path for route in routes(model, Metrics({}, {}), lambda: False).routes if isinstance(route, Route)
+    }
+    existing |= FORECAST_PATHS
+    assert existing >= PRIVATE
+    for path in existing:
+        assert routed(objects, path) == (path not in PRIVATE), path
+    assert all(routed(objects, path) for path in RESERVED)
+    others = (
+        "/forecasts",
+        "/docs/x",
+        "/v2x",
+        "/staticx",
+        "/nowhere",
+        *(f"{path}{end}" for path in PRIVATE for end in "/x"),
+    )
+    assert not [path for path in others if routed(objects, path)]
+    for page in ("/", "/docs"):
+        for link in re.findall(r'href="([^"]+)"', service.ask("GET", page).body.decode()):
+            assert routed(objects, urljoin(page, link)), link
+
+
+@pytest.mark.parametrize("env", ["staging", "production"])
+def test_the_route_has_a_gateway_its_host_and_time_for_the_slowest_request(env: str, manifests: Manifests) -> None:
+    route = of_kind(manifests[env], "HTTPRoute")["spec"]
+    assert route["parentRefs"]
+    assert route["hostnames"] == ["raincast.example.org" if env == "production" else "staging.raincast.example.org"]
+    for rule in route["rules"]:
+        assert int(rule["timeouts"]["request"].removesuffix("s")) > http_protocol.REQUEST_SECONDS
+    ingress = of_kind(manifests[f"{env}-all"], "Ingress")
+    assert ingress["spec"]["ingressClassName"]
+    assert "annotations" not in ingress["metadata"]
+    assert (
+        [rule["host"] for rule in ingress["spec"]["rules"]] == ingress["spec"]["tls"][0]["hosts"] == route["hostnames"]
+    )
+
+
+def test_nothing_depends_on_a_retired_ingress_controller() -> None:
+    texts = [*K8S.rglob("*.yaml"), *K8S.rglob("*.json"), *(ROOT / "docs").rglob("*.md"), ROOT / "README.md"]
+    assert not [path for path in texts if "nginx" in path.read_text().lower()]
+
+
+def quantity(text: str | int) -> float:
+    """Return a quantity of Kubernetes in cores or bytes."""
+    number, unit = re.fullmatch(r"([\d.]+)(m|k|M|G|Ki|Mi|Gi|)", str(text)).groups()  # type: ignore[union-attr]
+    units = {"m": 1e-3, "": 1, "k": 1e3, "M": 1e6, "G": 1e9, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30}
+    return float(number) * units[unit]
+
+
+# The autoscaler leaves the pods as they are if their CPU differs from the target by less.
+TOLERANCE = 1.1
+
+
+@pytest.mark.parametrize("rendered", ["base", "staging", "staging-all", "production", "production-all"])
+def test_a_pod_that_gets_no_more_than_its_request_is_above_the_target(rendered: str, manifests: Manifests) -> None:
+    if rendered == "base":
+        shown = subprocess.run(["kubectl", "kustomize", K8S / "base"], check=True, capture_output=True)
+        objects = list(yaml.safe_load_all(shown.stdout))
+    else:
+        objects = manifests[rendered]
+    request = quantity(container(of_kind(objects, "Deployment"))["resources"]["requests"]["cpu"])
+    autoscaler = of_kind(objects, "HorizontalPodAutoscaler")["spec"]
+    (target,) = [m["resource"]["target"] for m in autoscaler["metrics"] if m["type"] == "Resource"]
+    if target["type"] == "Utilization":
+        cores = target["averageUtilization"] / 100 * request
+    else:
+        cores = quantity(target["averageValue"])
+    assert request / 2 <= cores * TOLERANCE < request
+    assert autoscaler["minReplicas"] < autoscaler["maxReplicas"]
+
+
+@pytest.mark.parametrize("env", ["staging", "production"])
+def test_the_autoscaler_sees_load_that_uses_no_cpu(env: str, manifests: Manifests, tmp_path: Path) -> None:
+    objects = manifests[f"{env}-all"]
+    scaled = {
+        m["pods"]["metric"]["name"]: quantity(m["pods"]["target"]["averageValue"])
+        for m in of_kind(objects, "HorizontalPodAutoscaler")["spec"]["metrics"]
+        if m["type"] == "Pods"
+    }
+    (rule,) = yaml.safe_load((K8S / "components" / "load-autoscaling" / "adapter-rules.yaml").read_text())
+    pattern = re.search(r'__name__=~"([^"]*)"', rule["seriesQuery"])
+    assert pattern
+    groups = of_kind(objects, "PrometheusRule")["spec"]["groups"]
+    recorded = [one["record"] for group in groups for one in group["rules"] if "record" in one]
+    series = [name for name in recorded if re.fullmatch(pattern[1], name)]
+    named = {
+        re.sub(rule["name"]["matches"], re.sub(r"\$\{(\d)\}", r"\\\1", rule["name"]["as"]), name) for name in series
+    }
+    assert named == scaled.keys() == {"raincast_waiting_requests_avg1m", "raincast_refused_requests_rate1m"}
+    assert scaled["raincast_waiting_requests_avg1m"] < MAX_LARGE
+    assert scaled["raincast_refused_requests_rate1m"] < 1
+    # prometheus-adapter replaces what is between << and >>.
+    query = rule["metricsQuery"]
+    for part, value in ((".GroupBy", "pod"), (".Series", series[0]), (".LabelMatchers", 'namespace="a",pod=~"1|2"')):
+        query = query.replace(f"<<{part}>>", value)
+    (tmp_path / "rules.yaml").write_text(
+        yaml.safe_dump({"groups": [{"name": "a", "rules": [{"record": "a:b:c", "expr": query}]}]})
+    )
+    subprocess.run(["promtool", "check", "rules", tmp_path / "rules.yaml"], check=True)
+
+
+def test_pods_spread_by_host_and_by_zone_only_if_nodes_have_zones(manifests: Manifests) -> None:
+    def keys(name: str) -> list[str]:
+        return [c["topologyKey"] for c in pod(of_kind(manifests[name], "Deployment"))["topologySpreadConstraints"]]
+
+    for env in ("staging", "production"):
+        assert keys(env) == ["kubernetes.io/hostname"]
+        assert keys(f"{env}-all") == ["kubernetes.io/hostname", "topology.kubernetes.io/zone"]
+
+
+def test_pods_run_only_on_nodes_of_the_architecture_of_the_image(manifests: Manifests) -> None:
+    for workload in workloads(manifests):
+        assert pod(workload).get("nodeSelector") == {"kubernetes.io/arch": "amd64"}
+
+
+def test_only_a_private_registry_needs_a_pull_secret(manifests: Manifests) -> None:
+    for env in ("staging", "production"):
+        assert "imagePullSecrets" not in of_kind(manifests[env], "ServiceAccount")
+        assert of_kind(manifests[f"{env}-all"], "ServiceAccount")["imagePullSecrets"] == [{"name": "raincast-registry"}]
+    for workload in workloads(manifests):
+        assert pod(workload)["serviceAccountName"] == "raincast"
+        assert "imagePullSecrets" not in pod(workload)
+
+
+@pytest.mark.parametrize("component", sorted(path.name for path in (K8S / "components").iterdir()))
+def test_a_component_works_without_the_others(component: str, tmp_path: Path) -> None:
+    needs("kubectl")
+    copied = tmp_path / "k8s"
+    shutil.copytree(K8S, copied)
+    file = copied / "overlays" / "staging" / "kustomization.yaml"
+    file.write_text(file.read_text() + f"components: [../../components/{component}]\n")
+    shown = subprocess.run(["kubectl", "kustomize", file.parent], check=True, capture_output=True)
+    kinds = [o["kind"] for o in yaml.safe_load_all(shown.stdout)]
+    assert ("Ingress" in kinds) == (component == "ingress")
+    assert kinds.count("HTTPRoute") == (component != "ingress")
+
+
+# The kernel keeps twice the bytes that SO_RCVBUF and SO_SNDBUF ask for, in the memory of the pod.
+CONNECTION_BYTES = 2 * (UNREAD_BYTES + UNACKNOWLEDGED_BYTES)
+
+
+def measured(page: str, heading: str, column: int) -> dict[str, float]:
+    """Return the megabytes in a column of the tables below a heading of the documentation, by row."""
+    text = (ROOT / "docs" / page).read_text().partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("|")]
+    return {row[0]: float(row[column].split(",")[0]) for row in rows if re.match(r"\d+(,|$)", row[column])}
+
+
+def test_memory_covers_what_was_measured(manifests: Manifests) -> None:
+    loads = measured("operations.md", "Resources, measured", 1)
+    attacks = measured("benchmarks.md", "The service under attack", 2)
+    assert len(loads) > 5 and len(attacks) > 15
+    for workload in (w for w in workloads(manifests) if w["kind"] == "Deployment"):
+        resources = container(workload)["resources"]
+        request, limit = (quantity(resources[kind]["memory"]) for kind in ("requests", "limits"))
+        # 64 clients, the most of the table, with full buffers.
+        assert max(loads.values()) * 1e6 + 64 * CONNECTION_BYTES <= request
+        assert max(attacks.values()) * 1e6 <= LARGEST_RESIDENT
+        # Clients of the largest attacks, with full buffers.
+        assert LARGEST_RESIDENT + 1_000 * CONNECTION_BYTES <= limit
+        assert loads["idle"] * 1e6 + HELD_BYTES + 1_000 * CONNECTION_BYTES <= limit
+        # The attacks run in a container that has no more.
+        (memory,) = [option for option in POD if option.startswith("--memory=")]
+        assert int(memory.removeprefix("--memory=").removesuffix("m")) * 2**20 <= limit
+
+
+def test_memory_of_the_job_covers_what_was_measured(manifests: Manifests) -> None:
+    rows = measured("benchmarks.md", "Files of any size", 2)
+    assert rows
+    resources = container(of_kind(manifests["jobs"], "Job"))["resources"]
+    assert (
+        max(rows.values()) * 1e6 <= quantity(resources["requests"]["memory"]) < quantity(resources["limits"]["memory"])
+    )
+
+
 def test_every_manifest_is_in_a_kustomization() -> None:
     kustomizations = set(K8S.rglob("kustomization.yaml"))
-    manifests = {path for path in K8S.rglob("*.yaml") if not path.name.endswith("-test.yaml")} - kustomizations
-    named = {path.parent / name for path in kustomizations for name in yaml.safe_load(path.read_text())["resources"]}
+    # For promtool and for prometheus-adapter.
+    others = {path for path in K8S.rglob("*.yaml") if path.name.endswith(("-test.yaml", "adapter-rules.yaml"))}
+    manifests = set(K8S.rglob("*.yaml")) - kustomizations - others
+    named = {
+        path.parent / name for path in kustomizations for name in yaml.safe_load(path.read_text()).get("resources", [])
+    }
     assert manifests == {path for path in named if path.suffix}

@@ -6,6 +6,7 @@ import csv
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ci import accuracy
+from ci import accuracy, confined
 from raincast import cli
 from raincast.forecasting import model
 from raincast.observations import reading
@@ -24,6 +25,42 @@ from tests.conftest import ROOT
 
 GOOD, POOR = 40, 4
 UNUSED = ("model.joblib", "report")
+SECRETS = {
+    "CI_JOB_TOKEN": "s3cret-job",
+    "CI_REGISTRY_PASSWORD": "s3cret-registry",
+    "KUBECONFIG": "/nowhere/s3cret-cluster",
+    "MLFLOW_TRACKING_TOKEN": "s3cret-tracking",
+}
+# Code of a champion: says on standard error what it can reach outside its folder, and fails.
+SPY = """
+import glob, json, os, pathlib, socket, sys
+found = {"variables": sorted(os.environ), "writes": []}
+readable = ["/proc/self/environ"]
+for path in [*glob.glob("/proc/[0-9]*/environ"), *TARGETS["read"]]:
+    try:
+        if "s3cret" in pathlib.Path(path).read_bytes().decode(errors="replace"):
+            readable.append(path)
+    except OSError:
+        pass
+found["secrets"] = [path for path in readable if "s3cret" in pathlib.Path(path).read_text(errors="replace")]
+for path in [*TARGETS["write"], pathlib.Path.home() / "mine", "also-mine"]:
+    try:
+        pathlib.Path(path).write_text("written by the champion")
+        found["writes"].append(str(path))
+    except OSError:
+        pass
+try:
+    socket.create_connection(("127.0.0.1", TARGETS["port"]), timeout=5).close()
+    found["connected"] = True
+except OSError:
+    found["connected"] = False
+try:
+    os.kill(os.getppid(), 0)
+    found["signals"] = True
+except OSError:
+    found["signals"] = False
+sys.exit(json.dumps(found))
+"""
 
 
 @dataclass(frozen=True)
@@ -84,10 +121,12 @@ def fixture_good(slice_csv: Path, tmp_path_factory: pytest.TempPathFactory) -> T
     return tree.train(slice_csv, GOOD)
 
 
-def gate(champion: Path, challenger: Path, data: Path) -> tuple[int, str, str]:
+def gate(champion: Path, challenger: Path, data: Path, *arguments: object, **env: str) -> tuple[int, str, str]:
     """Run the comparison. Return exit code, standard output and standard error."""
     call = [sys.executable, "-m", "ci.accuracy", "--champion", champion, "--model", challenger, "--data", data]
-    process = subprocess.run(list(map(str, call)), capture_output=True, text=True, check=False, env=clean(), cwd=ROOT)
+    process = subprocess.run(
+        [*map(str, [*call, *arguments])], capture_output=True, text=True, check=False, env=clean() | env, cwd=ROOT
+    )
     return process.returncode, process.stdout, process.stderr
 
 
@@ -121,6 +160,93 @@ def test_the_gate_fails_if_the_champion_cannot_forecast_the_record(poor: Tree, s
     assert code == cli.FAILED
     assert err.startswith("accuracy.py: the champion cannot forecast this record, exit code 1: prediction.py: ")
     assert "SHA-256 differs" in err
+    assert err.endswith("; if it never will again, set RAINCAST_CHAMPION_UNRUNNABLE to the reason\n")
+
+
+def test_a_reason_lets_a_champion_that_cannot_run_pass_and_is_reported(
+    poor: Tree, slice_csv: Path, tmp_path: Path
+) -> None:
+    champion, report, reason = poor.as_image(tmp_path / "champion"), tmp_path / "new" / "report.json", "numpy 3"
+    image = f"registry.example.org/rain/raincast@sha256:{'1' * 64}"
+    (champion / accuracy.IMAGE).write_text(f"{image}\n")
+
+    def judged(**env: str) -> tuple[int, str, dict[str, str]]:
+        code, out, _ = gate(champion, poor.model, slice_csv, "--report", report, **env)
+        return code, out, json.loads(report.read_text()) if report.exists() else {}
+
+    known = {"model_sha256": model.describe(poor.model)["files"][model.GRAPH], "champion": image}
+    code, out, reported = judged(RAINCAST_CHAMPION_UNRUNNABLE=reason)
+    assert (code, reported) == (cli.DONE, known | {"outcome": "not worse"})
+    assert f"the champion's image is {image}\n" in out
+    assert out.endswith("RAINCAST_CHAMPION_UNRUNNABLE has no effect: not worse\n")
+    for broken in ("model/model.onnx", "model/model.json", "data/stations.csv"):
+        (champion / broken).write_bytes(b"")
+        if broken == "data/stations.csv":
+            (champion / broken).unlink()
+        code, out, reported = judged()
+        assert (code, reported) == (cli.FAILED, {})
+        code, out, reported = judged(RAINCAST_CHAMPION_UNRUNNABLE=reason)
+        assert code == cli.DONE
+        error = reported.pop("error")
+        assert reported == known | {"outcome": "champion unrunnable", "reason": reason}
+        assert out.endswith(f"{error}\nnot compared: RAINCAST_CHAMPION_UNRUNNABLE: {reason}: minimum scores only\n")
+
+
+@pytest.mark.parametrize(
+    ("wrote", "message"),
+    [
+        ("pass", "wrote no file of forecasts"),
+        ("os.symlink(__file__, output)", "wrote no file of forecasts"),
+        ("open(output, 'w').write('Location,rain\\nAlbury,0.5\\n')", "wrote no forecasts: "),
+        ("open(output, 'w').write('Location,probability_of_rain\\nAlbury,s3cret\\n')", "wrote no forecasts: "),
+        ("open(output, 'w').write('Location,probability_of_rain\\nAlbury,0.5\\n')", "forecasts for other rows"),
+    ],
+)
+def test_a_champion_that_writes_something_else_cannot_run(
+    wrote: str, message: str, poor: Tree, slice_csv: Path, tmp_path: Path
+) -> None:
+    champion = poor.as_image(tmp_path / "champion")
+    (champion / "prediction.py").write_text(f"import os, sys\noutput = sys.argv[3]\n{wrote}\n")
+    code, out, err = gate(champion, poor.model, slice_csv, RAINCAST_CHAMPION_UNRUNNABLE="numpy 3")
+    assert (code, err) == (cli.DONE, "")
+    assert message in out.splitlines()[-2]
+
+
+def test_a_reason_does_not_help_a_challenger(good: Tree, poor: Tree, slice_csv: Path, tmp_path: Path) -> None:
+    reason = {"RAINCAST_CHAMPION_UNRUNNABLE": "numpy 3"}
+    code, out, _ = gate(good.as_image(tmp_path / "champion"), poor.model, slice_csv, **reason)
+    assert code == cli.FAILED
+    assert "FAILED: worse than the champion" in out
+    challenger = tmp_path / "challenger"
+    shutil.copytree(poor.model, challenger)
+    (challenger / "model.onnx").write_bytes(b"")
+    code, _, err = gate(poor.as_image(tmp_path / "same"), challenger, slice_csv, **reason)
+    assert code == cli.FAILED
+    assert "the challenger cannot forecast this record" in err
+
+
+def test_the_champion_reaches_no_secret_of_the_job_and_nothing_outside_its_folder(
+    poor: Tree, slice_csv: Path, tmp_path: Path
+) -> None:
+    champion = poor.as_image(tmp_path / "champion")
+    remote = tmp_path / "config"
+    remote.write_text("url = https://gitlab-ci-token:s3cret-remote@gitlab.example.org/raincast.git")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        targets = {
+            "read": [str(remote)],
+            "write": [str(tmp_path / "outside"), str(champion / "prediction.py")],
+            "port": server.getsockname()[1],
+        }
+        (champion / "prediction.py").write_text(f"TARGETS = {targets!r}\n{SPY}")
+        code, out, err = gate(champion, poor.model, slice_csv, **SECRETS)
+    assert code == cli.FAILED, out
+    found = json.loads(err[err.index("{") : err.rindex("}") + 1])
+    assert found["secrets"] == []
+    assert set(found["variables"]) <= {*accuracy.PASSED, "HOME", "TMPDIR", "LC_CTYPE"}
+    assert [Path(path).name for path in found["writes"]] == ["mine", "also-mine"]
+    assert not (tmp_path / "outside").exists()
+    if confined.landlock_version() >= 6:
+        assert (found["connected"], found["signals"]) == (False, False)
 
 
 def test_without_a_champion_only_the_minimum_scores_count(poor: Tree, slice_csv: Path, tmp_path: Path) -> None:

@@ -605,7 +605,9 @@ def test_the_metrics_count_requests_and_forecasts(trained: Path, tmp_path: Path)
         requests = {
             (labels["method"], labels["path"], int(labels["status"])): value
             for (name, items), value in counted.items()
-            if name == "raincast_requests_total" and (labels := dict(items))["path"] not in ("/readyz", "/metrics")
+            if name == "raincast_requests_total"
+            and (labels := dict(items))["path"] not in ("/readyz", "/metrics")
+            and value
         }
         assert requests == {
             ("POST", "/forecast", 200): 5,
@@ -617,7 +619,9 @@ def test_the_metrics_count_requests_and_forecasts(trained: Path, tmp_path: Path)
             ("GET", "other", 404): 2,
             ("GET", "/forecast", 405): 1,
         }
-        errors = {dict(items)["kind"]: v for (name, items), v in counted.items() if name == "raincast_errors_total"}
+        errors = {
+            dict(items)["kind"]: v for (name, items), v in counted.items() if name == "raincast_errors_total" and v
+        }
         assert errors == {
             "format": 1, "observations": 2, "media_type": 1, "too_large": 1, "not_found": 2, "method": 1
         }  # fmt: skip

@@ -11,7 +11,7 @@ import pytest
 import yaml
 from cimulator.workflow import evaluate_workflow
 
-from ci import pipeline
+from ci import image, pipeline, registry
 from tests.conftest import ROOT
 
 Variables = dict[str, str | None]
@@ -37,6 +37,8 @@ CONTEXTS: dict[str, tuple[Variables, set[str]]] = {
     "schedule with a cluster": (MASTER | CLUSTER | {"CI_PIPELINE_SOURCE": "schedule"}, CHECKS),
     "schedule": (MASTER | {"CI_PIPELINE_SOURCE": "schedule"}, CHECKS),
     "tag": (TAG, PUBLISHED | {"release"}),
+    "tag of a prerelease": (TAG | {"CI_COMMIT_TAG": "v1.2.3-rc.1"}, PUBLISHED | {"release"}),
+    "tag that no image can have": (TAG | {"CI_COMMIT_TAG": "v1.0.0+build.5"}, set()),
     "tag that is no version": (TAG | {"CI_COMMIT_TAG": "nightly"}, set()),
 }
 
@@ -87,10 +89,91 @@ def test_each_context_has_its_jobs(context: str, document: dict[str, Any], clone
         assert set(listed(clone, variables)) == jobs
 
 
+@pytest.mark.parametrize(
+    ("tag", "permitted"),
+    [
+        ("v1.2.3", True),
+        ("v1.2.3-rc.1", True),
+        (f"v{'1' * 9}.{'2' * 9}.{'3' * 9}-{'x' * 90}", True),
+        ("v1.0.0+build.5", False),
+        ("v1.0.0/hotfix", False),
+        ("v1.0.0-rc/1", False),
+        ("v1.0.0-rc+1", False),
+        ("v1.0.0-", False),
+        ("v1.0.0.1", False),
+        ("v1.0.0 ", False),
+        ("v1.0.0-ü", False),
+        ("1.0.0", False),
+        ("xv1.0.0", False),
+        ("latest", False),
+        (f"v1.0.0-{'x' * 122}", False),
+    ],
+)
+def test_only_a_tag_that_an_image_can_have_makes_a_pipeline(
+    tag: str, permitted: bool, document: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CI_REGISTRY_IMAGE", "registry.example.org/rain")
+    monkeypatch.setenv("CI_COMMIT_TAG", tag)
+    assert runs(document, TAG | {"CI_COMMIT_TAG": tag}) == permitted
+    if permitted:
+        assert image.names()[2] == tag
+        assert registry.TAG.fullmatch(tag)
+    else:
+        with pytest.raises(image.CallError, match="cannot be the tag of an image"):
+            image.names()
+
+
 @pytest.mark.parametrize(("mode", "when"), [(None, "manual"), ("auto", "on_success"), ("other", "manual")])
 def test_production_waits_for_a_person_unless_told_otherwise(mode: str | None, when: str, clone: Path) -> None:
     jobs = listed(clone, MASTER | CLUSTER | {"DEPLOY_MODE": mode})
     assert (jobs["staging"], jobs["production"]) == ("on_success", when)
+
+
+# What GitLab's templates have of the jobs that ci/security.yml changes. The templates themselves are only in GitLab.
+TEMPLATES = {
+    "SAST": """
+sast: {stage: test, script: [exit 1], rules: [{when: never}]}
+.sast-analyzer: {extends: sast, script: [/analyzer run]}
+semgrep-sast: {extends: .sast-analyzer, image: {name: scanner}, rules: [{if: $CI_COMMIT_BRANCH}]}
+""",
+    "Secret-Detection": """
+.secret-analyzer: {stage: test, image: scanner, script: [/analyzer run]}
+secret_detection: {extends: .secret-analyzer, rules: [{if: $CI_COMMIT_BRANCH}]}
+""",
+    "Container-Scanning": """
+container_scanning:
+  image: scanner
+  stage: test
+  dependencies: []
+  variables: {GIT_STRATEGY: none}
+  script: [gtcs scan]
+  rules: [{if: $CI_COMMIT_BRANCH}]
+""",
+}
+
+
+def test_gitlabs_scanners_and_the_signature_keep_their_own_settings(clone: Path) -> None:
+    raw = "gitlab.com/gitlab-org/gitlab/-/raw/HEAD/lib/gitlab/ci/templates/Jobs"
+    templates = clone / ".gitlab-ci-local" / "includes" / raw
+    templates.mkdir(parents=True)
+    for name, content in TEMPLATES.items():
+        (templates / f"{name}.gitlab-ci.yml").write_text(content, encoding="utf-8")
+    on_gitlab = MASTER | {"GITLAB_CI": "true", "CI_SERVER_HOST": "gitlab.com"}
+    scanners = {"semgrep-sast", "secret_detection", "container_scanning"}
+    assert set(listed(clone, on_gitlab)) == CONTEXTS["master"][1] | scanners
+    call = [str(pipeline.GITLAB_CI_LOCAL), "--preview", "--no-color", "--variable", "GITLAB_CI=true"]
+    call += ["--variable", "CI_SERVER_HOST=gitlab.com"]
+    done = subprocess.run(call, cwd=clone, capture_output=True, text=True, check=True)
+    expanded = yaml.safe_load(done.stdout[done.stdout.index("---\n") :])
+    for scanner in scanners:
+        job = expanded[scanner]
+        assert (job["image"], job["before_script"], job["cache"]) == ({"name": "scanner"}, [], [])
+    scan = expanded["container_scanning"]
+    assert scan["variables"] == {"GIT_STRATEGY": "none", "CS_IMAGE": "$IMAGE"}
+    assert (scan["dependencies"], [need["job"] for need in scan["needs"]]) == (["build-image"], ["build-image"])
+    sign = expanded["sign"]
+    assert sign["id_tokens"] == {"SIGSTORE_ID_TOKEN": {"aud": "sigstore"}}
+    assert (sign["script"], sign["image"], sign["stage"]) == (["make sign"], {"name": "$ALPINE_IMAGE"}, "image")
 
 
 def test_nothing_is_published_before_every_check_has_passed(document: dict[str, Any]) -> None:
@@ -105,6 +188,12 @@ def test_nothing_is_published_before_every_check_has_passed(document: dict[str, 
 def test_accuracy_and_performance_are_tested_side_by_side_on_the_trained_model(document: dict[str, Any]) -> None:
     assert document["test-accuracy"]["needs"] == document["test-performance"]["needs"] == ["train"]
     assert document["train"]["artifacts"]["paths"] == ["model/"]
+
+
+def test_what_needs_no_other_job_starts_at_once(document: dict[str, Any]) -> None:
+    # Jobs of the first stage wait for nothing without saying so.
+    at_once = {job for job in CHECKS if document[job].get("needs") == [] or document[job]["stage"] == "lint"}
+    assert at_once == {"lint", "manifests", "train", "unit"}
 
 
 def test_each_job_is_one_make_target_that_people_have_too(document: dict[str, Any]) -> None:

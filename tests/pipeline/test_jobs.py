@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -102,3 +103,20 @@ def test_an_installed_program_is_not_installed_again() -> None:
 )
 def test_the_health_check_asks_the_port_of_the_service(command: str, port: int | None) -> None:
     assert healthcheck.served_port(command.split(), "8080") == port
+
+
+def test_the_documentation_says_of_each_variable_if_it_is_protected_and_masked() -> None:
+    text = (
+        (ROOT / "docs" / "pipeline.md").read_text(encoding="utf-8").partition("## Variables")[2].partition("\n## ")[0]
+    )
+    rows = [
+        [cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("| `")
+    ]
+    assert rows
+    for row in rows:
+        assert re.match(r"(no|protected)\b", row[1]) and re.match(r"(no|masked)\b", row[2]), row
+    settings = {name: row[1:3] for row in rows for name in re.findall(r"`(\w+)`", row[0])}
+    assert settings["KUBECONFIG"] == ["protected", "no: type File, of several lines"]
+    for name in ("MLFLOW_TRACKING_TOKEN", "DOCKER_AUTH_CONFIG", "PIP_INDEX_URL", "RAINCAST_DATA"):
+        assert settings[name][1].startswith("masked and hidden")
+    assert "RAINCAST_CHAMPION_UNRUNNABLE" in settings

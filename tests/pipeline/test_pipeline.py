@@ -160,6 +160,8 @@ def test_bill_of_materials_and_provenance_are_attached_to_the_image(published: s
     known = [part["digest"] for part in statement["predicate"]["buildDefinition"]["resolvedDependencies"]]
     about = model.describe(clone / "model")
     assert {"sha256": about["data_sha256"]} in known and {"sha256": about["files"]["model.onnx"]} in known
+    (accuracy,) = statement["predicate"]["runDetails"]["byproducts"]
+    assert accuracy["annotations"] == {"model_sha256": about["files"]["model.onnx"], "outcome": "no champion"}
 
 
 def committed(fault: Callable[[Path], dict[str, str]], folder: Path) -> dict[str, str]:

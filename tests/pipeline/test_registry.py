@@ -5,7 +5,10 @@ from __future__ import annotations
 import base64
 import http.server
 import json
+import os
 import shutil
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +18,8 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 from ci import registry
+from tests.conftest import ROOT, needs
+from tests.container.package_index import encrypt
 
 LOGIN = base64.b64encode(b"robot:s3cret").decode()
 ERRORS = {
@@ -105,9 +110,67 @@ def test_without_a_registry_no_image_is_called_absent() -> None:
 
 
 @pytest.mark.skipif(shutil.which("skopeo") is None, reason="this machine has no skopeo")
+@pytest.mark.parametrize(
+    ("account", "base"),
+    [
+        ({"DOCKER_AUTH_CONFIG": '{"auths": {"HOST": {"auth": "LOGIN"}}}'}, "HOST/private/python:3.11-slim"),
+        (
+            {
+                "CI_DEPENDENCY_PROXY_GROUP_IMAGE_PREFIX": "HOST/rain/dependency_proxy/containers",
+                "CI_DEPENDENCY_PROXY_USER": "robot",
+                "CI_DEPENDENCY_PROXY_PASSWORD": "s3cret",
+            },
+            "HOST/rain/dependency_proxy/containers/python:3.11-slim",
+        ),
+        ({"CI_REGISTRY": "HOST", "CI_REGISTRY_USER": "robot", "CI_REGISTRY_PASSWORD": "s3cret"}, "docker.io/python"),
+    ],
+    ids=["a mirror", "the dependency proxy", "the project's registry"],
+)
+def test_the_job_logs_in_where_its_base_is(
+    account: dict[str, str], base: str, host: str, login: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    login.write_text("{}", encoding="utf-8")
+    for name, value in (account | {"BASE_IMAGE": base}).items():
+        monkeypatch.setenv(name, value.replace("HOST", host).replace("LOGIN", LOGIN))
+    registry.log_in()
+    assert json.loads(login.read_text(encoding="utf-8"))["auths"] == {host: {"auth": LOGIN}}
+
+
+@pytest.mark.parametrize("content", ["no JSON", "[]", '{"auths": {"registry.example.org": 1}}'])
+def test_a_wrong_configuration_of_docker_is_named(content: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DOCKER_AUTH_CONFIG", content)
+    with pytest.raises(registry.CommandError, match="DOCKER_AUTH_CONFIG is not a configuration of Docker"):
+        registry.log_in()
+
+
+@pytest.mark.skipif(shutil.which("skopeo") is None, reason="this machine has no skopeo")
 def test_an_absent_image_has_no_digest_and_a_failure_is_an_error(host: str) -> None:
     assert registry.digest(f"{host}/private/absent:latest") is None
     assert registry.created(f"{host}/private/absent:latest") is None
     for repository in ("private/denied", "public/no-registry"):
         with pytest.raises(registry.CommandError, match="skopeo inspect"):
             registry.digest(f"{host}/{repository}:latest")
+
+
+@pytest.mark.skipif(shutil.which("skopeo") is None, reason="this machine has no skopeo")
+def test_a_registry_of_an_own_authority_is_trusted_with_its_certificate(tmp_path: Path) -> None:
+    needs("openssl")
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Registry) as server:
+        encrypt(server, tmp_path)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        # In capitals it is not taken for a registry on this machine, for which plain HTTP is permitted.
+        image = f"LOCALHOST:{server.server_address[1]}/public/absent:latest"
+
+        def asked(**variables: str) -> str:
+            env = os.environ | {"CA_FILE": "", "CI_SERVER_TLS_CA_FILE": ""} | variables
+            bundle = subprocess.run(["ci/certificates"], cwd=ROOT, env=env, capture_output=True, text=True, check=True)
+            env |= {"SSL_CERT_FILE": bundle.stdout.strip()} if bundle.stdout else {}
+            code = f"from ci import registry; print(registry.digest({image!r}))"
+            done = subprocess.run(
+                [sys.executable, "-c", code], cwd=ROOT, env=env, capture_output=True, text=True, check=False
+            )
+            return done.stdout + done.stderr
+
+        assert "certificate signed by unknown authority" in asked()
+        assert asked(CA_FILE=str(tmp_path / "authority.pem")) == "None\n"
+        server.shutdown()

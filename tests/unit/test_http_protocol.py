@@ -6,6 +6,7 @@ import asyncio
 import socket
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import closing, redirect_stdout
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,9 +17,10 @@ from uvicorn.server import ServerState
 from raincast.forecasting import model
 from raincast.serving.app import Service
 from raincast.serving.fast_path import FastConnection
-from raincast.serving.http_protocol import FIRST_READ_BYTES, UNSENT_BYTES
-from raincast.serving.limits import READERS_PER_TURN
-from raincast.serving.server import UNREAD_BYTES, listen
+from raincast.serving.framing import PIECE_BYTES
+from raincast.serving.http_protocol import FIRST_READ_BYTES, PIECES_PER_TURN, UNSENT_BYTES
+from raincast.serving.limits import READERS_PER_TURN, Turns
+from raincast.serving.server import UNACKNOWLEDGED_BYTES, UNREAD_BYTES, listen
 
 GET = b"GET /healthz HTTP/1.1\r\nhost: a\r\n\r\n"
 POST = b"POST /forecast HTTP/1.1\r\nhost: a\r\ncontent-length: 9999999\r\n\r\n"
@@ -189,7 +191,7 @@ def test_large_requests_at_once_are_parsed_in_turns(service: Service) -> None:
             await asyncio.sleep(0)
 
     asyncio.run(run())
-    assert answered[:3] == [0, READERS_PER_TURN, 2 * READERS_PER_TURN]
+    assert max(after - before for before, after in pairwise(answered)) == READERS_PER_TURN
     assert answered[-1] == 40
 
 
@@ -210,5 +212,72 @@ def test_the_kernel_keeps_few_bytes_for_a_connection() -> None:
         listener.settimeout(5)
         accepted, _ = listener.accept()
         with accepted:
-            # Linux counts the buffer twice.
+            # Linux counts the buffers twice.
             assert accepted.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) == 2 * UNREAD_BYTES
+            assert accepted.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) == 2 * UNACKNOWLEDGED_BYTES
+
+
+def test_an_error_in_one_turn_stops_no_other() -> None:
+    class Reader:
+        """Counts its turns; the third reader fails in its first."""
+
+        # pylint: disable=too-few-public-methods  # one event
+
+        def __init__(self, number: int) -> None:
+            self.number, self.turns = number, 0
+
+        def take_turn(self) -> None:
+            """Wait once more, or fail."""
+            self.turns += 1
+            if self.number == 2:
+                raise ValueError(self.number)
+            if self.turns == 1:
+                turns.wait(self)
+
+    turns, readers, errors = Turns(), [Reader(number) for number in range(10)], []
+
+    async def run() -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: errors.append(context["exception"]))
+        for reader in readers:
+            turns.wait(reader)
+        for _ in range(20):
+            await asyncio.sleep(0)
+
+    asyncio.run(run())
+    assert [reader.turns for reader in readers] == [2, 2, 1, 2, 2, 2, 2, 2, 2, 2]
+    assert [str(error) for error in errors] == ["2"]
+
+
+def test_a_stopping_connection_reads_what_the_client_still_sends(service: Service) -> None:
+    """A reset could overtake the response."""
+
+    async def steps(connection: FastConnection, transport: Transport) -> None:
+        connection.data_received(GET + GET)
+        connection.shutdown()
+        await asyncio.sleep(0.1)
+        assert transport.sent.count(b"HTTP/1.1 ") == 1
+        assert connection.lingering and transport.reads and not transport.closing
+
+    driven(service, steps)
+
+
+def test_chunks_of_many_connections_are_parsed_in_turns(service: Service) -> None:
+    """Chunks of a byte, of which thousands fit in a read, wait for their turn."""
+
+    async def run() -> None:
+        config = uvicorn.Config(cast(Any, service), http=FastConnection, lifespan="off", ws="none", log_config=None)
+        config.load()
+        connections = [FastConnection(config, ServerState(), {}, asyncio.get_running_loop()) for _ in range(20)]
+        for connection in connections:
+            connection.connection_made(cast(asyncio.Transport, Transport()))
+            connection.data_received(b"POST /forecast HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n")
+            connection.data_received(b"1\r\nx\r\n" * 10_000)
+        parsed = []
+        for _ in range(4):
+            await asyncio.sleep(0)
+            parsed.append(sum(connection.body_bytes for connection in connections))
+        most = READERS_PER_TURN * (PIECES_PER_TURN * PIECE_BYTES // len(b"1\r\nx\r\n") + 1)
+        assert max(after - before for before, after in pairwise([0, *parsed])) <= most
+        assert parsed[-1]
+
+    asyncio.run(run())

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from bisect import bisect_right
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,6 +19,7 @@ from raincast.serving import decoding, metrics, prometheus
 from raincast.serving.metrics import PROBABILITIES, SECONDS, Histogram, Metrics
 from tests.unit.bodies import Sent, as_table, bodies
 
+CODE = "".join(path.read_text() for path in Path(metrics.__file__).parent.glob("*.py"))
 UNTIMED = settings(deadline=None, derandomize=True)
 # Including values on a bound and next to it.
 PROBABILITY = (
@@ -107,6 +110,21 @@ def test_metrics_of_a_new_service_are_0(counts: Metrics) -> None:
     assert set(buckets(counts, "raincast_probability_of_rain").values()) == {0}
     assert initial["process_resident_memory_bytes"].samples[0].value > 1_000_000
     assert all(family.documentation for family in initial.values())
+
+
+def test_series_of_errors_exist_before_the_first(counts: Metrics) -> None:
+    raised, kinds = set(), set(re.findall(r'kind="(\w+)"', CODE))
+    for status, kind in re.findall(r'(?:Problem|cls)\((\d+), "(\w+)"', CODE):
+        raised.add(status)
+        kinds.add(kind)
+    kinds |= set(re.findall(r'\d{3}: "(\w+)"', CODE))
+    assert {"500", "503"} <= (failures := {status for status in raised if status.startswith("5")})
+    for path in ("/forecast", "/invocations"):
+        for status in ("200", *failures):
+            assert value(counts, "raincast_requests_total", method="POST", path=path, status=status) == 0
+        assert value(counts, "raincast_request_seconds_count", path=path) == 0
+    exported = {sample.labels["kind"]: sample.value for sample in families(counts)["raincast_errors"].samples}
+    assert exported == dict.fromkeys(kinds, 0)
 
 
 def test_metrics_have_the_types_of_prometheus(counts: Metrics) -> None:
