@@ -80,10 +80,12 @@ class World:
         """Start a program in the checkout, with the cluster's kubeconfig."""
         settings = {"KUBECONFIG": str(self.folder / "config"), "HOME": str(self.folder)} | env
         pipe = subprocess.PIPE
-        self.processes.append(
-            subprocess.Popen(call, cwd=self.folder, stdout=pipe, stderr=pipe, text=True, env=environment(**settings))
+        # `ended` and `end` close it.
+        process = subprocess.Popen(  # pylint: disable=consider-using-with
+            call, cwd=self.folder, stdout=pipe, stderr=pipe, text=True, env=environment(**settings)
         )
-        return self.processes[-1]
+        self.processes.append(process)
+        return process
 
     def end(self) -> None:
         """Kill what a failed test has left."""
