@@ -44,7 +44,7 @@ ifneq ($(CI_SERVER_TLS_CA_FILE)$(CA_FILE),)
 endif
 
 .PHONY: help forecast train predict serve check test lint format unit integration fuzz accuracy performance image \
-  publish pipeline docs pages release-notes sign deployment manifests deploy load benchmark benchmark-training \
+  publish pipeline docs pages release-notes sign deployment manifests deploy apply load benchmark benchmark-training \
   benchmark-serving benchmark-files benchmark-attacks lock clean
 
 ##@ Start
@@ -152,8 +152,11 @@ manifests: need-kubectl need-promtool $(MANIFEST_TOOLS)  ## render k8s/ and chec
 deployment: model/model.json $(MANIFEST_TOOLS)  ## tests of the manifests and ci.deploy, and a short load test
 	$(BIN)/python -m pytest tests/$@
 
-deploy:       ## deploy an image and roll back if it fails; ENV=staging|production IMAGE=REPOSITORY@sha256:DIGEST
+deploy:       ## deploy an image and go back if it fails; ENV=staging|production IMAGE=REPOSITORY@sha256:DIGEST
 	@python3 -m ci.deploy $(ENV)
+
+apply:        ## apply a changed overlay with the image that runs, and go back if it fails; ENV=staging|production
+	@IMAGE= python3 -m ci.deploy $(ENV) --keep-image
 
 load: $(LOAD_NEEDS)  ## load the image beyond its capacity, stop and restart it; IMAGE=raincast:local
 	LOAD_SECONDS=30 LOAD_STARTS=100 $(BIN)/python -m pytest -s tests/deployment/test_load.py

@@ -1,10 +1,15 @@
-"""Deploy an image: apply the manifests, wait for the rollout, test the service, and roll back if a step fails.
+"""Deploy an image: apply the manifests, wait for the rollout, test the service, and go back if a step fails.
 
     IMAGE=REPOSITORY@sha256:DIGEST python3 -m ci.deploy staging|production
+    python3 -m ci.deploy staging|production --keep-image
+
+The second applies changed manifests with the image that runs. What passed its test is kept in the cluster; going back
+restores all of it and tests it again, also if this is ended by SIGTERM or Ctrl-C. One deployment at a time runs in a
+namespace.
 
 Needs kubectl, a kubeconfig and the model directory that the image was built with, and no package of Python: the job
 runs in Alpine with nothing else. KUBE_CONTEXT selects a context of the kubeconfig other than the current one; GitLab's
-agent has a context for each project. Exit code: 0 deployed; 1 failed and rolled back; 2 wrong call.
+agent has a context for each project. Exit code: 0 deployed; 1 failed; 2 wrong call; 130 or 143 ended by a signal.
 """
 
 from __future__ import annotations
@@ -14,64 +19,44 @@ import contextlib
 import json
 import os
 import re
-import subprocess
+import signal
 import sys
-import tempfile
-import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ci import programs
+from ci import last_good, lease, programs
+from ci.cluster import NAME, Cluster, Failure, Object, documents, kubectl, require_kubeconfig, say, stream, without
+from ci.smoke import expectation, smoke_test
+from ci.unready import explain
 
 ROOT = Path(__file__).resolve().parent.parent
 OVERLAYS = ROOT / "k8s" / "overlays"
-NAME = "raincast"
-DEPLOYMENT = f"deployment/{NAME}"
 IMAGE = re.compile(r"\S+@sha256:[0-9a-f]{64}")
-# The same model and libraries reproduce the parity rows within this difference of probability.
-TOLERANCE = 1e-9
 
 
-class Failure(RuntimeError):
-    """A step of the deployment failed, or the service is not the model that was built."""
+class Interrupted(Exception):
+    """The process was told to end, for example because the job was cancelled."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(f"ended by {signal.Signals(number).name}")
+        self.exit_code = 128 + number
 
 
-class Cluster:
-    """A namespace of the cluster, through kubectl."""
+@dataclass
+class Interruption:
+    """Raises Interrupted at the first SIGTERM or SIGINT, as long as it is armed."""
 
-    def __init__(self, namespace: str) -> None:
-        context = os.environ.get("KUBE_CONTEXT")
-        self.namespace = namespace
-        self.kubectl = ["kubectl", *(["--context", context] if context else []), "--namespace", namespace]
+    armed: bool = True
 
-    def run(self, *arguments: str, stdin: str | None = None) -> str:
-        """Run a kubectl command and return what it prints. Raises Failure."""
-        call = [*self.kubectl, *arguments]
-        done = subprocess.run(call, input=stdin, capture_output=True, text=True, check=False)
-        if done.returncode:
-            raise Failure(f"kubectl {' '.join(arguments)}: {done.stderr.strip() or done.stdout.strip()}")
-        return done.stdout.strip()
-
-    def revision(self) -> str:
-        """Return the number of the current rollout, or "" if nothing was deployed yet."""
-        path = r"jsonpath={.metadata.annotations.deployment\.kubernetes\.io/revision}"
-        return self.run("get", DEPLOYMENT, "--ignore-not-found", "--request-timeout=30s", "-o", path)
-
-    @contextlib.contextmanager
-    def service(self) -> Iterator[str]:
-        """Yield a URL of the service through the API server, which is reachable from wherever kubectl works."""
-        with subprocess.Popen([*self.kubectl, "proxy", "--port=0"], stdout=subprocess.PIPE, text=True) as process:
-            try:
-                assert process.stdout is not None
-                address = re.search(r"127\.0\.0\.1:\d+", process.stdout.readline())
-                if not address:
-                    raise Failure("kubectl proxy does not start")
-                yield f"http://{address[0]}/api/v1/namespaces/{self.namespace}/services/{NAME}:http/proxy"
-            finally:
-                process.terminate()
+    def __call__(self, number: int, _: object) -> None:
+        """Handle a signal."""
+        if not self.armed:
+            say(f"{signal.Signals(number).name}: wait, this is about to end")
+            return
+        self.armed = False
+        raise Interrupted(number)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -81,146 +66,144 @@ def main(argv: list[str] | None = None) -> int:
     )
     add = parser.add_argument
     add("env", choices=sorted(path.name for path in OVERLAYS.iterdir()), help="the overlay in k8s/overlays")
+    add("--keep-image", action="store_true", help="apply the manifests with the image that runs")
     add("--model", type=Path, default=ROOT / "model", help="the model directory in the image (default: model/)")
     add("--rollout-seconds", type=int, default=600, help="limit of the rollout (default: %(default)s)")
     add("--smoke-seconds", type=int, default=60, help="limit until the new model responds (default: %(default)s)")
+    add("--wait-seconds", type=int, default=300, help="limit until another deployment ends (default: %(default)s)")
     given = parser.parse_args(argv)
     image = os.environ.get("IMAGE", "")
-    if not IMAGE.fullmatch(image):
+    if given.keep_image:
+        if image:
+            parser.error("IMAGE is set, and --keep-image keeps the image that runs")
+    elif not IMAGE.fullmatch(image):
         parser.error(f"IMAGE must be REPOSITORY@sha256:DIGEST, not {image!r}")
     try:
         description = json.loads((given.model / "model.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        parser.error(f"no model to compare with: {error}")
+        if not given.keep_image:
+            parser.error(f"no model to compare with: {error}")
+        description = None
     programs.require("kubectl")
+    served = image or "the manifests"
     try:
         deploy(given, image, description)
-    except Failure as failure:
-        print(f"ci.deploy: {given.env} does not serve {image}: {failure}", file=sys.stderr)
+    except (Failure, lease.Lost) as failure:
+        print(f"ci.deploy: {given.env} does not serve {served}: {failure}", file=sys.stderr)
         return 1
+    except Interrupted as interrupted:
+        print(f"ci.deploy: {given.env} does not serve {served}: {interrupted}", file=sys.stderr)
+        return interrupted.exit_code
     return 0
 
 
-def deploy(given: argparse.Namespace, image: str, description: dict[str, Any]) -> None:
-    """Apply, wait and test; roll back if a step fails. Raises Failure."""
-    manifests = render(given.env, image, description)
-    (namespace,) = re.findall(r"^namespace: (\S+)$", (OVERLAYS / given.env / "kustomization.yaml").read_text(), re.M)
-    cluster = Cluster(namespace)
-    before = cluster.revision()
-    say(f"deploying {image} to {namespace}, which is at revision {before or '-'}")
+def deploy(given: argparse.Namespace, image: str, description: dict[str, Any] | None) -> None:
+    """Deploy while no other deployment does. Raises Failure, Interrupted or Lost."""
+    require_kubeconfig()
+    manifests = render(given.env)
+    (namespace,) = [item for item in manifests if item["kind"] == "Namespace"]
+    for item in manifests:
+        if item["kind"] == "Secret":
+            # The record of the manifests is a ConfigMap.
+            raise Failure(f"the overlay has the Secret {item['metadata']['name']}; create it in the cluster instead")
+    cluster = Cluster(namespace["metadata"]["name"])
+
+    def create_namespace() -> None:
+        if given.keep_image:
+            raise Failure(f"there is no namespace {cluster.namespace}, and no image to keep; set IMAGE")
+        say(cluster.apply([namespace]))
+
+    with interruption() as interrupt:
+        cluster.require_kinds(manifests)
+        with lease.held(cluster, given.wait_seconds, create_namespace):
+            before = last_good.read(cluster)
+            expected = expectation(image, description) if image and description else kept(cluster, before, description)
+            put_image(manifests, expected)
+            attempt(cluster, manifests, expected, before, given, interrupt)
+
+
+@contextlib.contextmanager
+def interruption() -> Iterator[Interruption]:
+    """Raise Interrupted for SIGTERM and SIGINT within."""
+    handler = Interruption()
+    previous = {number: signal.signal(number, handler) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
-        say(cluster.run("apply", "-f", "-", stdin=manifests))
-        say(cluster.run("rollout", "status", DEPLOYMENT, f"--timeout={given.rollout_seconds}s"))
+        yield handler
+    finally:
+        for number, handle in previous.items():
+            signal.signal(number, handle)
+
+
+def attempt(
+    cluster: Cluster,
+    manifests: list[Object],
+    expected: dict[str, Any],
+    before: last_good.LastGood,
+    given: argparse.Namespace,
+    interrupt: Interruption,
+) -> None:
+    """Apply, wait and test; go back if a step fails. Raises Failure or Interrupted."""
+    say(f"deploying {expected['image']} to {cluster.namespace}, which is at revision {cluster.revision() or '-'}")
+    present = cluster.get("-f", "-", stdin=stream(manifests))
+    trial = before.attempt(without(manifests, present))
+    # Recorded first: if this process is killed, the next one knows what to remove.
+    last_good.write(cluster, trial)
+    try:
+        say(cluster.apply(manifests))
+        cluster.wait_until_complete(manifests, given.rollout_seconds)
+        in_use = trial.of_earlier_revisions(cluster)
+        cluster.delete(trial.obsolete(manifests, in_use))
         with cluster.service() as url:
-            smoke_test(url, description, given.smoke_seconds)
-    except Failure as failure:
+            smoke_test(url, expected, given.smoke_seconds)
+        interrupt.armed = False
+        last_good.write(cluster, trial.passed(manifests, expected, in_use))
+    except (Failure, Interrupted) as failure:
+        interrupt.armed = False
         say(f"failed: {failure}")
-        explain(cluster)
-        undo(cluster, before, given.rollout_seconds)
+        reason = explain(cluster) if isinstance(failure, Failure) else ""
+        try:
+            last_good.go_back(cluster, trial, given.rollout_seconds, given.smoke_seconds)
+        except Failure as second:
+            print(f"ci.deploy: {given.env} DID NOT GO BACK and may be down: {second}", file=sys.stderr, flush=True)
+        if reason:
+            raise Failure(f"{failure}: {reason}") from failure
         raise
-    say(f"{namespace} serves model {description['version']} of commit {description['commit']}")
+    say(f"{cluster.namespace} serves model {expected['model']} of commit {expected['commit']}")
 
 
-def render(env: str, image: str, description: dict[str, Any]) -> str:
-    """Render an overlay with this image and with a change cause for the rollout history. Raises Failure."""
-    cause = f"commit {description['commit']}, model {description['version']}, image {image.rpartition('@')[2]}"
-    patch = {
-        "apiVersion": "apps/v1",
-        "kind": "Deployment",
-        "metadata": {"name": NAME, "annotations": {"kubernetes.io/change-cause": cause}},
-        "spec": {"template": {"spec": {"containers": [{"name": NAME, "image": image}]}}},
-    }
-    with tempfile.TemporaryDirectory() as folder:
-        above = {"resources": [os.path.relpath(OVERLAYS / env, Path(folder).resolve())]}
-        # A JSON document is valid YAML.
-        content = json.dumps(above | {"patches": [{"patch": json.dumps(patch)}]})
-        (Path(folder) / "kustomization.yaml").write_text(content, encoding="utf-8")
-        return Cluster("default").run("kustomize", folder)
+def render(env: str) -> list[Object]:
+    """Return the objects of an overlay. Raises Failure."""
+    manifests = kubectl(["kubectl"], "kustomize", str(OVERLAYS / env))
+    # An empty patch converts YAML, which Python's standard library does not read, to JSON, and needs no cluster.
+    convert = ("patch", "--local", "--type=merge", "--patch={}", "--filename=-", "--output=json")
+    return documents(kubectl(["kubectl"], *convert, stdin=manifests))
 
 
-def smoke_test(url: str, description: dict[str, Any], seconds: int) -> None:
-    """Check that the service names the model that was built and reproduces its forecasts. Raises Failure."""
-    built = {
-        "model": description["version"],
-        "commit": description["commit"],
-        "data_sha256": description["data_sha256"],
-        "model_sha256": description["files"]["model.onnx"],
-    }
-    end = time.monotonic() + seconds
-    while True:
-        try:
-            compare(url, built, description["parity"])
-            return
-        except Failure:
-            # For some seconds after the rollout a draining pod may still get requests.
-            if time.monotonic() > end:
-                raise
-            time.sleep(2)
+def put_image(manifests: list[Object], expected: dict[str, Any]) -> None:
+    """Set the image of the Deployment, and a change cause for the rollout history."""
+    (deployment,) = [item for item in manifests if (item["kind"], item["metadata"]["name"]) == ("Deployment", NAME)]
+    digest = expected["image"].rpartition("@")[2]
+    cause = f"commit {expected['commit']}, model {expected['model']}, image {digest}"
+    deployment["metadata"].setdefault("annotations", {})["kubernetes.io/change-cause"] = cause
+    for container in deployment["spec"]["template"]["spec"]["containers"]:
+        if container["name"] == NAME:
+            container["image"] = expected["image"]
 
 
-def compare(url: str, built: dict[str, Any], parity: dict[str, Any]) -> None:
-    """Compare the service with the model that was built. Raises Failure."""
-    try:
-        version = fetch(f"{url}/version")
-        for name, value in built.items():
-            if version[name] != value:
-                raise Failure(f"/version has {name} {version[name]}, expected {value}")
-        response = fetch(f"{url}/forecast", {"observations": parity["observations"]})
-        probabilities = [float(line["probability_of_rain"]) for line in response["forecasts"]]
-    except (KeyError, TypeError, ValueError) as error:
-        raise Failure(f"the service returns an unexpected document: {error!r}") from error
-    expected = parity["together"]
-    if len(probabilities) != len(expected) or not all(
-        abs(a - b) <= TOLERANCE for a, b in zip(probabilities, expected, strict=True)
-    ):
-        raise Failure(f"/forecast returns {probabilities}, expected {expected}")
-
-
-def fetch(url: str, body: Any = None) -> Any:
-    """Return the JSON response to a GET, or to a POST if there is a body. Raises Failure."""
-    data = None if body is None else json.dumps(body).encode()
-    request = urllib.request.Request(url, data, {"Content-Type": "application/json"})
-    # Bypass the runner's proxy for the internet: kubectl proxy listens on this machine.
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    path = url.rpartition("/proxy")[2]
-    try:
-        with opener.open(request, timeout=30) as response:
-            return json.load(response)
-    except urllib.error.HTTPError as error:
-        raise Failure(f"{path}: {error.code} {error.reason}: {error.read()[:500].decode(errors='replace')}") from error
-    except (OSError, ValueError) as error:
-        raise Failure(f"{path}: {error}") from error
-
-
-def explain(cluster: Cluster) -> None:
-    """Print the pods, the last lines of their logs, and the last events."""
-    pods = ("-l", f"app.kubernetes.io/name={NAME}")
-    for call in (
-        ("get", "pods", *pods, "-o", "wide"),
-        ("logs", *pods, "--tail=5", "--prefix", "--ignore-errors"),
-        ("get", "events", "--sort-by=.metadata.creationTimestamp"),
-    ):
-        try:
-            say("\n".join(cluster.run(*call, "--request-timeout=30s").splitlines()[-20:]))
-        except Failure as failure:
-            say(str(failure))
-
-
-def undo(cluster: Cluster, revision: str, seconds: int) -> None:
-    """Roll back to the revision before this deployment."""
-    if not revision:
-        say("no rollback: this was the first deployment")
-        return
-    try:
-        say(cluster.run("rollout", "undo", DEPLOYMENT, f"--to-revision={revision}"))
-        say(cluster.run("rollout", "status", DEPLOYMENT, f"--timeout={seconds}s"))
-    except Failure as failure:
-        say(f"the rollback to revision {revision} failed: {failure}")
-
-
-def say(text: str) -> None:
-    """Print a line, flushed so that it keeps its place among the lines of the programs called."""
-    print(text, flush=True)
+def kept(cluster: Cluster, before: last_good.LastGood, description: dict[str, Any] | None) -> dict[str, Any]:
+    """Return what the image that runs has to respond. Raises Failure."""
+    image = cluster.image()
+    if not IMAGE.fullmatch(image) or image.endswith("0" * 64):
+        raise Failure(f"{cluster.namespace} runs no image to keep ({image or 'no Deployment'}); set IMAGE")
+    if not before.expected:
+        if description is None:
+            raise Failure(f"it is not recorded which model {image} has: --model has to name its directory")
+        return expectation(image, description)
+    if before.expected["image"] != image:
+        raise Failure(
+            f"{cluster.namespace} runs {image}, which never passed: set IMAGE, e.g. {before.expected['image']}"
+        )
+    return before.expected
 
 
 if __name__ == "__main__":
