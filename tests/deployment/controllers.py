@@ -47,16 +47,8 @@ class Controllers:
         """Do the next step for a Deployment."""
         store, namespace = self.api.store, deployment["metadata"]["namespace"]
         current = self.current(deployment)
-        status, generation = deployment.get("status", {}), deployment["metadata"]["generation"]
-        if self.ticks.get("stale") or (status and status["observedGeneration"] != generation and stuck(status)):
-            # At first the conditions are still those of the rollout before; here until somebody has seen them.
-            watches = sum("&watch=true" in line for line in store.requests)
-            status["observedGeneration"] = generation
-            store.put("deployments", deployment)
-            self.ticks["stale"] = self.ticks.get("stale") or watches + 1
-            if watches < self.ticks["stale"]:
-                return
-            self.ticks["stale"] = 0
+        if self.is_stale(deployment):
+            return
         name, hashed = current["metadata"]["name"], current["metadata"]["labels"]["pod-template-hash"]
         pods = [
             p
@@ -95,6 +87,20 @@ class Controllers:
         store.put("deployments", deployment)
         if complete and self.autoscaling:
             self.scale(copy.deepcopy(deployment))
+
+    def is_stale(self, deployment: Object) -> bool:
+        """Return True while the conditions are still those of the rollout before: until somebody has seen them."""
+        store = self.api.store
+        status, generation = deployment.get("status", {}), deployment["metadata"]["generation"]
+        if self.ticks.get("stale") or (status and status["observedGeneration"] != generation and stuck(status)):
+            watches = sum("&watch=true" in line for line in store.requests)
+            status["observedGeneration"] = generation
+            store.put("deployments", deployment)
+            self.ticks["stale"] = self.ticks.get("stale") or watches + 1
+            if watches < self.ticks["stale"]:
+                return True
+            self.ticks["stale"] = 0
+        return False
 
     def scale(self, deployment: Object) -> None:
         """Raise the replicas to the autoscaler's minimum."""
