@@ -38,6 +38,8 @@ class CodeQuality(BaseReporter):
             for message in self.messages
         ]
         json.dump(entries, self.out, indent=1)
+        # pylint leaves the file to the garbage collector, which ci.pylint_speed turns off.
+        self.out.flush()
 
     def display_reports(self, layout: Section) -> None:
         """Ignore statistics: the format has no place for them."""

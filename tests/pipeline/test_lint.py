@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -60,6 +61,13 @@ def test_the_messages_are_the_same(jobs: str, faulty: Path) -> None:
     assert checked(*pylint, PLUGIN) == messages
     for symbol in ("no-member", "undefined-variable", "unused-import", "duplicate-code"):
         assert f"({symbol})" in messages
+
+
+def test_the_report_for_gitlab_is_written_to_its_end(faulty: Path) -> None:
+    report = faulty.with_name("report.json")
+    plugins = (f"{PLUGIN},ci.code_quality", f"--output-format=text,code-quality:{report}")
+    checked("-m", "pylint", "--jobs=1", faulty, *plugins)
+    assert "unused-import" in {entry["check_name"] for entry in json.loads(report.read_text())}
 
 
 def test_numpys_array_is_parsed_once_and_no_garbage_is_collected(faulty: Path) -> None:
