@@ -63,11 +63,13 @@ def test_the_messages_are_the_same(jobs: str, faulty: Path) -> None:
         assert f"({symbol})" in messages
 
 
-def test_the_report_for_gitlab_is_written_to_its_end(faulty: Path) -> None:
-    report = faulty.with_name("report.json")
+def test_the_report_for_gitlab_is_written_to_its_end(tmp_path: Path) -> None:
+    source, report = tmp_path / "source.py", tmp_path / "report.json"
     plugins = (f"{PLUGIN},ci.code_quality", f"--output-format=text,code-quality:{report}")
-    checked("-m", "pylint", "--jobs=1", faulty, *plugins)
-    assert "unused-import" in {entry["check_name"] for entry in json.loads(report.read_text())}
+    for text, found in (('"""Nothing is wrong."""\n', set()), (FAULTY, {"unused-import"})):
+        source.write_text(text, encoding="utf-8")
+        checked("-m", "pylint", "--jobs=1", "--enable=unused-import", source, *plugins)
+        assert found <= {entry["check_name"] for entry in json.loads(report.read_text())}
 
 
 def test_numpys_array_is_parsed_once_and_no_garbage_is_collected(faulty: Path) -> None:
