@@ -16,8 +16,7 @@ HAS_PIP = $(shell $(PYTHON) -m pip --version 2>/dev/null)
 PIP_INSTALL = $(if $(HAS_PIP),$(PYTHON) -m pip --python $(BIN)/python,$(BIN)/python -m pip) install --quiet \
   --disable-pip-version-check --require-hashes
 # GitLab shows this report in the merge request.
-# Other jobs use the second core.
-CODE_QUALITY := $(if $(CI),--jobs=1 --output-format=text$(COMMA)code-quality:reports/codequality.json)
+CODE_QUALITY := $(if $(CI),--output-format=text$(COMMA)code-quality:reports/codequality.json)
 PYLINT = PYTHONPATH=. $(BIN)/pylint --fail-under=10 --load-plugins=ci.pylint_speed,ci.code_quality $(CODE_QUALITY)
 GITLAB_CI_LOCAL := .cache/npm/node_modules/.bin/gitlab-ci-local
 SITE := .cache/site
