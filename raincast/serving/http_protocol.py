@@ -103,7 +103,9 @@ class Connection(HttpToolsProtocol):
         self.began = self.deadline = 0.0
         # The request: it has begun and has no response; its head is complete, and its body is not; it is complete.
         self.begun = self.reads_body = self.open = False
+        # Its headers once its head is complete, as a list and by name; before, they are in uvicorn's `headers`.
         self.headers = []
+        self.head: list[tuple[bytes, bytes]] = []
         self.fields: dict[bytes, bytes] = {}
         self.head_bytes = self.kept_head_bytes = self.body_bytes = self.body_left = 0
         self.chunked = False
@@ -305,7 +307,8 @@ class Connection(HttpToolsProtocol):
         return not self.lingering and (self.open or bool(self.received))
 
     def on_message_begin(self) -> None:
-        super().on_message_begin()
+        # uvicorn would make the scope, which most requests do not need.
+        self.url, self.expect_100_continue, self.headers, self.head = b"", False, [], []
         self.began, self.begun = self.loop.time(), True
         self.deadline = self.began + HEADER_SECONDS
 
@@ -319,8 +322,8 @@ class Connection(HttpToolsProtocol):
         self.reads_body, self.head_bytes, self.deadline = True, 0, self.began + REQUEST_SECONDS
         self.fields = dict(self.headers)
         problem = refusal(self.parser.get_http_version(), self.headers, self.fields) or self._expect_body()
-        # The scope has the headers; trailers are not among them.
-        self.headers = []
+        # Trailers are not among them.
+        self.head, self.headers = self.headers, []
         if problem:
             self.refuse(problem)
 
@@ -366,8 +369,10 @@ class Connection(HttpToolsProtocol):
 
     def dispatch(self, body: bytes) -> None:
         """Start to answer a complete request."""
-        # It has been answered with 100 by now.
-        self.expect_100_continue = False
+        url = self.url
+        # Makes the scope, without an expectation, which has been answered with 100 by now.
+        super().on_message_begin()
+        self.url, self.scope["headers"] = url, self.head
         self.scope["state"]["deadline"] = max(self.deadline, self.loop.time() + HEADER_SECONDS / 2)
         super().on_headers_complete()
         if self.last:
@@ -385,7 +390,7 @@ class Connection(HttpToolsProtocol):
         self.kept_head_bytes = self.body_bytes = 0
         # An idle connection keeps nothing of its last request.
         self.cycle = None  # type: ignore[assignment]
-        self.scope, self.fields = {}, {}  # type: ignore[typeddict-item]
+        self.scope, self.head, self.fields = {}, [], {}  # type: ignore[typeddict-item]
         self.began = self.loop.time()
         if self.lingering:
             return
@@ -442,8 +447,8 @@ class Connection(HttpToolsProtocol):
     def _linger(self) -> None:
         """Read what the client still sends and throw it away, until it stops sending; nothing more is sent to it."""
         self.lingering = True
-        self.received, self.position, self.body, self.headers = b"", 0, b"", []
-        self.scope = {}  # type: ignore[typeddict-item]
+        self.received, self.position, self.body = b"", 0, b""
+        self.headers, self.head, self.scope = [], [], {}  # type: ignore[typeddict-item]
         self.kept_head_bytes = self.body_bytes = self.body_left = self.head_bytes = 0
         self.open = self.reads_body = False
         self.deadline = self.loop.time() + (STOPPING_LINGER_SECONDS if self.closing else LINGER_SECONDS)
@@ -466,7 +471,7 @@ class Connection(HttpToolsProtocol):
         if not (self.begun and self.url):
             return "-", "-", {}
         path = self.url.partition(b"?")[0].decode("latin-1")
-        return self.parser.get_method().decode(), path, dict(self.scope["headers"])
+        return self.parser.get_method().decode(), path, dict(self.head or self.headers)
 
     def end(self) -> None:
         """Close the connection when the response has been written; linger if the client may have sent more."""
