@@ -104,7 +104,7 @@ class Connection(HttpToolsProtocol):
         # The request: it has begun and has no response; its head is complete, and its body is not; it is complete.
         self.begun = self.reads_body = self.open = False
         # Its headers once its head is complete, as a list and by name; before, they are in uvicorn's `headers`.
-        self.headers = []
+        self.url, self.headers = b"", []
         self.head: list[tuple[bytes, bytes]] = []
         self.fields: dict[bytes, bytes] = {}
         self.head_bytes = self.kept_head_bytes = self.body_bytes = self.body_left = 0
