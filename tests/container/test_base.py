@@ -118,7 +118,7 @@ def test_a_job_asks_the_mirror_for_programs_and_says_what_to_do_if_it_has_none(b
 
 # Alpine's images are not on this machine: what a job would find in one, with an apk that installs nothing.
 ALPINE = """
-mkdir /etc/apk && echo https://dl-cdn.alpinelinux.org/alpine/v3.22/main >/etc/apk/repositories
+mkdir /etc/apk && echo https://packages.example.org/alpine/v3.22/main >/etc/apk/repositories
 printf '#!/bin/sh\\necho "$*"\\n' >/usr/bin/apk && chmod +x /usr/bin/apk
 ci/prepare python3 kubectl skopeo && cat /etc/apk/repositories
 """
@@ -130,6 +130,6 @@ def test_a_job_in_alpine_asks_the_mirror_for_programs(mirror: str, base_image: s
         "run", "--rm", f"--volume={ROOT / 'ci'}:/job/ci:ro", "--workdir=/job", f"--env=ALPINE_MIRROR={mirror}",
         "--entrypoint=sh", base_image, "-euc", ALPINE,
     )  # fmt: skip
-    host = mirror or "https://dl-cdn.alpinelinux.org"
+    host = mirror or "https://packages.example.org"
     expected = f"add --quiet --no-cache kubectl skopeo\n{host}/alpine/v3.22/main\n"
     assert (done.returncode, done.stdout.decode()) == (0, expected), done.stderr
