@@ -6,7 +6,6 @@ import base64
 import http.server
 import json
 import os
-import shutil
 import subprocess
 import sys
 import threading
@@ -69,6 +68,12 @@ class Registry(http.server.BaseHTTPRequestHandler):
         """Log nothing."""
 
 
+@pytest.fixture(name="skopeo")
+def fixture_skopeo() -> None:
+    """Ask for skopeo on this machine."""
+    needs("skopeo")
+
+
 @pytest.fixture(name="host", scope="module")
 def fixture_host() -> Iterator[str]:
     """Host and port of a registry that has no image."""
@@ -109,7 +114,7 @@ def test_without_a_registry_no_image_is_called_absent() -> None:
     assert not registry.is_absent("127.0.0.1:1/public/absent:latest")
 
 
-@pytest.mark.skipif(shutil.which("skopeo") is None, reason="this machine has no skopeo")
+@pytest.mark.usefixtures("skopeo")
 @pytest.mark.parametrize(
     ("account", "base"),
     [
@@ -143,7 +148,7 @@ def test_a_wrong_configuration_of_docker_is_named(content: str, monkeypatch: pyt
         registry.log_in()
 
 
-@pytest.mark.skipif(shutil.which("skopeo") is None, reason="this machine has no skopeo")
+@pytest.mark.usefixtures("skopeo")
 def test_an_absent_image_has_no_digest_and_a_failure_is_an_error(host: str) -> None:
     assert registry.digest(f"{host}/private/absent:latest") is None
     assert registry.created(f"{host}/private/absent:latest") is None
@@ -152,7 +157,7 @@ def test_an_absent_image_has_no_digest_and_a_failure_is_an_error(host: str) -> N
             registry.digest(f"{host}/{repository}:latest")
 
 
-@pytest.mark.skipif(shutil.which("skopeo") is None, reason="this machine has no skopeo")
+@pytest.mark.usefixtures("skopeo")
 def test_a_registry_of_an_own_authority_is_trusted_with_its_certificate(tmp_path: Path) -> None:
     needs("openssl")
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Registry) as server:

@@ -75,16 +75,21 @@ def fixture_service(trained: Path, tmp_path: Path) -> Iterator[Service]:
             yield service
 
 
+def connected(service: Service, transport: Transport) -> FastConnection:
+    """Return a connection over a transport; there has to be an event loop."""
+    config = uvicorn.Config(cast(Any, service), http=FastConnection, lifespan="off", ws="none", log_config=None)
+    config.load()
+    connection = FastConnection(config, ServerState(), {}, asyncio.get_running_loop())
+    connection.connection_made(cast(asyncio.Transport, transport))
+    return connection
+
+
 def driven(service: Service, steps: Callable[[FastConnection, Transport], Awaitable[None]]) -> bytes:
     """Run steps on a connection and return what it has sent."""
     transport = Transport()
 
     async def run() -> None:
-        config = uvicorn.Config(cast(Any, service), http=FastConnection, lifespan="off", ws="none", log_config=None)
-        config.load()
-        connection = FastConnection(config, ServerState(), {}, asyncio.get_running_loop())
-        connection.connection_made(cast(asyncio.Transport, transport))
-        await steps(connection, transport)
+        await steps(connected(service, transport), transport)
 
     asyncio.run(run())
     return transport.sent
@@ -172,12 +177,9 @@ def test_large_requests_at_once_are_parsed_in_turns(service: Service) -> None:
     answered: list[int] = []
 
     async def run() -> None:
-        config = uvicorn.Config(cast(Any, service), http=FastConnection, lifespan="off", ws="none", log_config=None)
-        config.load()
         transports = [Transport() for _ in range(41)]
         for transport in transports:
-            connection = FastConnection(config, ServerState(), {}, asyncio.get_running_loop())
-            connection.connection_made(cast(asyncio.Transport, transport))
+            connection = connected(service, transport)
             small = transport is transports[-1]
             data = GET[:-2] + (b"" if small else b"x:\r\n" * (FIRST_READ_BYTES // 4)) + b"\r\n"
             buffer = connection.get_buffer(-1)
@@ -265,11 +267,8 @@ def test_chunks_of_many_connections_are_parsed_in_turns(service: Service) -> Non
     """Chunks of a byte, of which thousands fit in a read, wait for their turn."""
 
     async def run() -> None:
-        config = uvicorn.Config(cast(Any, service), http=FastConnection, lifespan="off", ws="none", log_config=None)
-        config.load()
-        connections = [FastConnection(config, ServerState(), {}, asyncio.get_running_loop()) for _ in range(20)]
+        connections = [connected(service, Transport()) for _ in range(20)]
         for connection in connections:
-            connection.connection_made(cast(asyncio.Transport, Transport()))
             connection.data_received(b"POST /forecast HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n")
             connection.data_received(b"1\r\nx\r\n" * 10_000)
         parsed = []
